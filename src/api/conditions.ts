@@ -1,0 +1,26 @@
+/** Condition types and reasons. Reasons are API: users and tools match on them. */
+
+export const conditionTypes = {
+  ready: 'Ready',
+  presetsCombined: 'PresetsCombined',
+  workloadsReady: 'WorkloadsReady',
+  mainWorkloadReady: 'MainWorkloadReady',
+  prefillWorkloadReady: 'PrefillWorkloadReady',
+  routerReady: 'RouterReady',
+  gatewaysReady: 'GatewaysReady',
+  httpRoutesReady: 'HTTPRoutesReady',
+  inferencePoolReady: 'InferencePoolReady',
+  schedulerWorkloadReady: 'SchedulerWorkloadReady',
+} as const;
+
+export type ConditionType = (typeof conditionTypes)[keyof typeof conditionTypes];
+
+export interface Condition {
+  readonly type: string;
+  readonly status: 'True' | 'False' | 'Unknown';
+  readonly reason?: string;
+  readonly message?: string;
+  readonly severity?: string;
+  readonly observedGeneration?: number;
+  readonly lastTransitionTime?: string;
+}

@@ -1,0 +1,44 @@
+/** Every label, annotation, finalizer and field-manager name, in one place. */
+
+/** The name under which the operator owns fields by server-side apply. */
+export const fieldManager = 'signalbox';
+
+export const labels = {
+  name: 'app.kubernetes.io/name',
+  partOf: 'app.kubernetes.io/part-of',
+  component: 'app.kubernetes.io/component',
+  managedBy: 'app.kubernetes.io/managed-by',
+  /** `workload` on every pod that serves a model. */
+  kserveComponent: 'kserve.io/component',
+  /** `both`, `decode` or `prefill`. */
+  role: 'llm-d.ai/role',
+  routingGroup: 'serving.kserve.io/routing-group',
+} as const;
+
+/** Value of `app.kubernetes.io/part-of` on every child of a service. */
+export const partOf = 'llminferenceservice';
+
+/** Values of `app.kubernetes.io/component`. */
+export const components = {
+  workload: 'llminferenceservice-workload',
+  workloadPrefill: 'llminferenceservice-workload-prefill',
+  router: 'llminferenceservice-router',
+  scheduler: 'llminferenceservice-router-scheduler',
+} as const;
+
+export const annotations = {
+  /** `"true"` on a service: everything that serves it is taken away until it is removed. */
+  stop: 'serving.kserve.io/stop',
+  /** On a pod template: the routing sidecar's settings as JSON, read by the pod webhook. */
+  sidecar: 'signalbox.io/routing-sidecar',
+  /** On a Gateway that the operator made: `namespace/name` of the service it was first made for. */
+  gatewayOwner: 'signalbox.io/created-for',
+} as const;
+
+/** On pods: asks the pod webhook for the routing sidecar. The webhook's objectSelector names it, so no other pod waits for us. */
+export const sidecarInjectionLabel = 'signalbox.io/inject-sidecar';
+
+export const finalizer = 'serving.kserve.io/llmisvc-finalizer';
+
+/** Name of the init container (`restartPolicy: Always`) that routes on decode pods. */
+export const sidecarContainer = 'llm-d-routing-sidecar';
