@@ -1,0 +1,138 @@
+import { type ConfigOf, type Program, setting } from '../src/flags.ts';
+import type { LogLevel } from '../src/telemetry/log.ts';
+
+const version = '0.1.0';
+
+/** Everything that can be set on the operator, in the order of its help page. */
+export const operatorSettings = {
+  kubeconfig: setting.text({
+    flag: 'kubeconfig',
+    env: 'KUBECONFIG',
+    placeholder: 'FILE',
+    description: 'kubeconfig of the cluster; empty: the service account of the pod, else ~/.kube/config',
+  }),
+  systemNamespace: setting.text({
+    flag: 'system-namespace',
+    env: 'POD_NAMESPACE',
+    default: 'signalbox-system',
+    placeholder: 'NAMESPACE',
+    description: "namespace of the operator's own lease, certificate Secret and default Gateway",
+  }),
+  workers: setting.integer({
+    flag: 'workers',
+    default: 8,
+    min: 1,
+    max: 64,
+    description: 'services reconciled at the same time',
+  }),
+  leaderElect: setting.boolean({
+    flag: 'leader-elect',
+    default: true,
+    description: 'reconcile only while holding the lease signalbox-operator; webhooks are served by every replica',
+  }),
+
+  gatewayName: setting.text({
+    flag: 'gateway-name',
+    default: 'signalbox-gateway',
+    placeholder: 'NAME',
+    description: 'Gateway of services that name none; made when it does not exist',
+  }),
+  gatewayNamespace: setting.text({
+    flag: 'gateway-namespace',
+    placeholder: 'NAMESPACE',
+    description: 'namespace of that Gateway; empty: the system namespace',
+  }),
+  gatewayClass: setting.text({
+    flag: 'gateway-class',
+    placeholder: 'NAME',
+    description: 'GatewayClass for a Gateway that has to be made; empty: the only accepted one',
+  }),
+  gatewayPort: setting.integer({
+    flag: 'gateway-port',
+    default: 80,
+    min: 1,
+    max: 65_535,
+    placeholder: 'PORT',
+    description: 'HTTP port of a Gateway that has to be made',
+  }),
+  urlScheme: setting.oneOf({
+    flag: 'url-scheme',
+    choices: ['http', 'https'],
+    default: 'http',
+    description: 'scheme that is preferred where a Gateway listens for both',
+  }),
+
+  vllmImage: setting.text({
+    flag: 'vllm-image',
+    default: 'vllm/vllm-openai:v0.11.0',
+    placeholder: 'IMAGE',
+    description: 'image of model servers whose template names none',
+  }),
+  eppImage: setting.text({
+    flag: 'epp-image',
+    default: `signalbox/epp:${version}`,
+    placeholder: 'IMAGE',
+    description: 'image of the endpoint picker',
+  }),
+  sidecarImage: setting.text({
+    flag: 'sidecar-image',
+    default: `signalbox/sidecar:${version}`,
+    placeholder: 'IMAGE',
+    description: 'image of the routing sidecar',
+  }),
+  sidecarSessions: setting.integer({
+    flag: 'sidecar-sessions',
+    default: 1000,
+    min: 1,
+    description: 'conversations that each routing sidecar remembers (SESSION_CACHE_SIZE)',
+  }),
+
+  webhooks: setting.boolean({
+    flag: 'webhooks',
+    default: true,
+    description: 'serve the admission webhooks',
+  }),
+  webhookPort: setting.port({ flag: 'webhook-port', default: 9443, description: 'HTTPS port of the webhooks' }),
+  webhookService: setting.text({
+    flag: 'webhook-service',
+    default: 'signalbox-webhook',
+    placeholder: 'NAME',
+    description: 'Service in the system namespace through which the API server calls the webhooks',
+  }),
+  webhookConfiguration: setting.text({
+    flag: 'webhook-configuration',
+    default: 'signalbox',
+    placeholder: 'NAME',
+    description: 'name of the Mutating- and ValidatingWebhookConfiguration whose CA bundle is kept current',
+  }),
+  webhookUrl: setting.text({
+    flag: 'webhook-url',
+    pattern: /^(https:\/\/[^/]+)?$/,
+    placeholder: 'URL',
+    description:
+      'https://HOST:PORT at which the API server reaches the webhooks of an operator outside the cluster; registers them by that URL',
+  }),
+
+  metricsPort: setting.port({ flag: 'metrics-port', default: 8080, description: 'HTTP port of /metrics' }),
+  healthPort: setting.port({ flag: 'health-port', default: 8081, description: 'HTTP port of /healthz and /readyz' }),
+  podAddress: setting.text({
+    flag: 'pod-address',
+    env: 'SIGNALBOX_POD_ADDRESS',
+    placeholder: 'IP',
+    description: 'address to listen on; empty: all interfaces',
+  }),
+  logLevel: setting.oneOf<LogLevel>({
+    flag: 'log-level',
+    choices: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    default: 'info',
+    description: 'least important level that is logged',
+  }),
+} as const;
+
+export type OperatorConfig = ConfigOf<typeof operatorSettings>;
+
+export const operatorProgram: Program<typeof operatorSettings> = {
+  name: 'signalbox-operator',
+  summary: 'makes the cluster match every LLMInferenceService and serves the admission webhooks',
+  settings: operatorSettings,
+};
