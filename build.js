@@ -1,0 +1,33 @@
+// Bundles the five binaries: one ESM file each, with what they load lazily split off.
+import { rm } from 'node:fs/promises';
+import { build } from 'esbuild';
+
+const binaries = ['operator', 'epp', 'sidecar', 'sim', 'signalbox'];
+
+await rm('dist', { recursive: true, force: true });
+await build({
+  entryPoints: Object.fromEntries(binaries.map((name) => [name, `src/cmd/${name}.ts`])),
+  outdir: 'dist',
+  outExtension: { '.js': '.mjs' },
+  chunkNames: 'chunks/[name]-[hash]',
+  bundle: true,
+  splitting: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node24',
+  sourcemap: 'linked',
+  logLevel: 'warning',
+  // CommonJS dependencies look for these.
+  banner: {
+    js: "import { createRequire as __createRequire } from 'node:module'; import { dirname as __dirnameOf } from 'node:path'; import { fileURLToPath as __toPath } from 'node:url'; const require = __createRequire(import.meta.url); const __filename = __toPath(import.meta.url); const __dirname = __dirnameOf(__filename);",
+  },
+});
+await build({
+  entryPoints: ['src/local/resolve-hook.ts'],
+  outfile: 'dist/resolve-hook.mjs',
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node24',
+  logLevel: 'warning',
+});
