@@ -14,6 +14,13 @@ export type Immutable<T> = T extends (...args: never[]) => unknown
       ? { readonly [K in keyof T]: Immutable<T[K]> }
       : T;
 
+/** T with every property optional, at any depth; lists stay whole. */
+export type PartialDeep<T> = T extends readonly unknown[]
+  ? T
+  : T extends object
+    ? { readonly [K in keyof T]?: PartialDeep<T[K]> }
+    : T;
+
 /** A CEL rule of a CRD: evaluated by the API server on every write. */
 export interface CelRule {
   readonly rule: string;

@@ -31,7 +31,7 @@ export const endpointPickerRef = z
       .object({ number: int32(1, 65_535) })
       .optional()
       .describe('Port of the picker; required for a Service.'),
-    failureMode: failureMode().optional(),
+    failureMode: failureMode(),
   })
   .describe('The endpoint picker that a gateway asks for each request.')
   .meta(
@@ -55,18 +55,14 @@ export const inferencePoolSpec = z.object({
         message: 'port number must be unique',
       }),
     }),
-  appProtocol: z
-    .enum(['http', 'kubernetes.io/h2c'])
-    .default('http')
-    .optional()
-    .describe('Protocol that the endpoints speak.'),
+  appProtocol: z.enum(['http', 'kubernetes.io/h2c']).default('http').describe('Protocol that the endpoints speak.'),
   endpointPickerRef: endpointPickerRef.optional(),
 });
 
 const parentRef = () =>
   z.object({
-    group: groupName().default('gateway.networking.k8s.io').optional(),
-    kind: kindName().default('Gateway').optional(),
+    group: groupName().default('gateway.networking.k8s.io'),
+    kind: kindName().default('Gateway'),
     name: z.string().min(1).max(253),
     namespace: z.string().min(1).max(63).optional(),
   });
@@ -97,11 +93,11 @@ export const xInferencePoolSpec = z.object({
   targetPortNumber: int32(1, 65_535).describe('Port of each pod.'),
   extensionRef: z
     .object({
-      group: groupName().default('').optional(),
-      kind: kindName().default('Service').optional(),
+      group: groupName().default(''),
+      kind: kindName().default('Service'),
       name: z.string().min(1).max(253),
       portNumber: int32(1, 65_535).optional().describe('Port of the picker, 9002 when absent.'),
-      failureMode: failureMode().optional(),
+      failureMode: failureMode(),
     })
     .describe('The endpoint picker that a gateway asks for each request.'),
 });
@@ -112,8 +108,8 @@ export const xInferencePoolStatus = z
       .array(
         z.object({
           parentRef: parentRef().extend({
-            kind: kindName().default('Status').optional(),
-            name: z.string().min(1).max(253).default('default').optional(),
+            kind: kindName().default('Status'),
+            name: z.string().min(1).max(253).default('default'),
           }),
           conditions: z
             .array(condition())

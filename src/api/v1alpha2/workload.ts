@@ -49,7 +49,6 @@ const wva = z
       .string()
       .regex(/^\d+(\.\d+)?$/)
       .default('10.0')
-      .optional()
       .describe('Relative cost of one replica, a number as text.'),
     hpa: z
       .object({ behavior: preserved<object>('HPA behavior, as it is.').optional() })
@@ -138,7 +137,7 @@ export const parallelismSpec = z
 const kvCacheOffloading = z
   .object({
     cpu: quantity().describe('Bytes of host memory for KV cache blocks.'),
-    evictionPolicy: z.enum(['lru', 'arc']).default('lru').optional(),
+    evictionPolicy: z.enum(['lru', 'arc']).default('lru'),
     secondary: z
       .array(
         z.object({

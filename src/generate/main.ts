@@ -1,0 +1,35 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { crds } from './crds.ts';
+import type { Generator } from './generator.ts';
+
+/** Every generator, in order. */
+const generators: readonly Generator[] = [crds];
+
+const root = join(import.meta.dirname, '..', '..');
+
+const options = process.argv.slice(2);
+const unknown = options.filter((option) => option !== '--check');
+if (unknown.length > 0) {
+  process.stderr.write(`generate: unknown option ${unknown.join(', ')}; only --check is known\n`);
+  process.exit(2);
+}
+const isCheck = options.includes('--check');
+
+const different: string[] = [];
+for (const generator of generators) {
+  for (const [path, content] of await generator.generate()) {
+    const file = join(root, path);
+    const current = await readFile(file, 'utf8').catch(() => undefined);
+    if (current === content) continue;
+    different.push(path);
+    if (isCheck) continue;
+    await mkdir(dirname(file), { recursive: true });
+    await writeFile(file, content);
+    process.stdout.write(`wrote ${path}\n`);
+  }
+}
+if (isCheck && different.length > 0) {
+  for (const path of different) process.stderr.write(`${path} differs from its source: run make generate\n`);
+  process.exit(1);
+}
