@@ -1,0 +1,92 @@
+import { type Issue, showValue } from '../issue.ts';
+import type { LLMInferenceService } from './llm-inference-service.ts';
+
+/**
+ * Fields that the API has and the operator does not act on: each is refused rather than ignored.
+ * A change that makes a field work deletes its row.
+ */
+interface Row {
+  /** Below `spec`. */
+  readonly path: string;
+  readonly what: string;
+  readonly remedy: string;
+}
+
+/** Fields of `spec` and of `spec.prefill` alike. */
+const workloadRows: readonly Row[] = [
+  { path: 'worker', what: 'pods on several nodes', remedy: 'serve on one node with parallelism.tensor' },
+  { path: 'parallelism.data', what: 'data parallelism', remedy: 'use parallelism.tensor or more replicas' },
+  { path: 'parallelism.dataLocal', what: 'data parallelism', remedy: 'use parallelism.tensor or more replicas' },
+  { path: 'parallelism.dataRPCPort', what: 'data parallelism', remedy: 'use parallelism.tensor or more replicas' },
+  { path: 'parallelism.pipeline', what: 'pipeline parallelism', remedy: 'use parallelism.tensor' },
+  { path: 'parallelism.expert', what: 'expert parallelism', remedy: 'use parallelism.tensor' },
+  { path: 'scaling', what: 'autoscaling', remedy: 'set replicas' },
+  { path: 'kvCacheOffloading', what: 'offloading of the KV cache', remedy: 'remove it' },
+];
+
+const serviceRows: readonly Row[] = [
+  { path: 'model.lora', what: 'LoRA adapters', remedy: 'remove it' },
+  { path: 'model.confidential.enabled', what: 'encrypted weights', remedy: 'remove model.confidential' },
+  { path: 'model.confidential.resourceId', what: 'encrypted weights', remedy: 'remove model.confidential' },
+  {
+    path: 'storageInitializer',
+    what: 'a storage initializer',
+    remedy: 'remove it; the model server loads the weights itself',
+  },
+  ...workloadRows,
+  ...workloadRows.map((row) => ({ ...row, path: `prefill.${row.path}` })),
+  {
+    path: 'router.route.http.refs',
+    what: 'HTTPRoutes of your own',
+    remedy: 'give the rules in router.route.http.spec',
+  },
+  { path: 'router.route.group', what: 'traffic splitting', remedy: 'remove router.route.group and weight' },
+  { path: 'router.route.weight', what: 'traffic splitting', remedy: 'remove router.route.group and weight' },
+  { path: 'router.ingress', what: 'Ingress', remedy: 'use router.gateway and router.route' },
+  { path: 'router.scheduler.pool.ref', what: 'an InferencePool of your own', remedy: 'use router.scheduler.pool.spec' },
+  {
+    path: 'router.scheduler.config.ref',
+    what: 'picker configuration in a ConfigMap',
+    remedy: 'put it into router.scheduler.config.inline',
+  },
+  { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
+  { path: 'tracing', what: 'tracing', remedy: 'remove it' },
+  { path: 'baseRefs', what: 'base configurations', remedy: 'write their fields into this service' },
+];
+
+const annotationPrefix = 'serving.kserve.io/exp-dra-';
+
+/** One issue for each field in use that the operator does not act on. */
+export function checkSupported(service: LLMInferenceService): readonly Issue[] {
+  const issues: Issue[] = [];
+  for (const row of serviceRows) {
+    const value = valueAt(service.spec, row.path);
+    if (isUnset(value)) continue;
+    issues.push(unsupported(`spec.${row.path}`, value, row.what, row.remedy));
+  }
+  for (const [name, value] of Object.entries(service.metadata.annotations ?? {})) {
+    if (!name.startsWith(annotationPrefix)) continue;
+    const remedy = 'remove the annotation and ask for devices in resources';
+    issues.push(unsupported(`metadata.annotations[${name}]`, value, 'managed device claims', remedy));
+  }
+  return issues;
+}
+
+/** An issue that says: not supported yet. */
+export function unsupported(path: string, value: unknown, what: string, remedy: string): Issue {
+  return { path, code: 'unsupported', message: `${showValue(value)}: ${what}: not supported yet; ${remedy}` };
+}
+
+/** `false` and empty lists ask for nothing; an empty object does (`tracing: {}` turns tracing on). */
+function isUnset(value: unknown): boolean {
+  return value === undefined || value === null || value === false || (Array.isArray(value) && value.length === 0);
+}
+
+function valueAt(root: unknown, path: string): unknown {
+  let value = root;
+  for (const part of path.split('.')) {
+    if (typeof value !== 'object' || value === null) return undefined;
+    value = (value as Readonly<Record<string, unknown>>)[part];
+  }
+  return value;
+}
