@@ -1,4 +1,10 @@
-import type { KubeObject, ObjectRef } from './object.ts';
+import { type Clock, systemClock } from '../clock.ts';
+import { AppError, messageOf } from '../errors.ts';
+import type { Logger } from '../telemetry/log.ts';
+import type { Client, WatchEvent } from './client.ts';
+import { apiVersionOf, type KubeObject, type ObjectRef, type Resource } from './object.ts';
+import { IndexedStore } from './store.ts';
+import { initialWatchState, step, type WatchFailure, type WatchMessage, type WatchState } from './watch.ts';
 
 /** Read side of a cache: only its informer writes. Objects are as the API server gave them; do not change them. */
 export interface Store<T extends KubeObject> {
@@ -26,3 +32,209 @@ export interface Informer<T extends KubeObject> {
 }
 
 export type Indexes<T> = Readonly<Record<string, (object: T) => readonly string[]>>;
+
+export interface InformerOptions<T extends KubeObject> {
+  readonly namespace?: string;
+  readonly labelSelector?: string;
+  readonly fieldSelector?: string;
+  readonly indexes?: Indexes<T>;
+  /** Applied to each object before it is stored: drop what nobody reads. It must keep apiVersion, kind and metadata's identity. */
+  readonly transform?: (object: T) => T;
+}
+
+export interface InformerDeps {
+  readonly log: Logger;
+  readonly clock?: Clock;
+}
+
+/** How long one watch may last by the server's clock; spread so that many do not end together. */
+const watchSeconds = () => 240 + Math.floor(Math.random() * 120);
+/** Silence beyond the server's own time-out that means a dead connection. */
+const stallGraceMs = 30_000;
+
+/**
+ * Keeps a store of one resource true until closed. Failures never surface: they are logged and tried again, and a resource
+ * that is not served yet (its definition is missing) is waited for with `isSynced` false.
+ */
+export function startInformer<T extends KubeObject>(
+  client: Pick<Client, 'list' | 'watch'>,
+  resource: Resource,
+  options: InformerOptions<T>,
+  deps: InformerDeps,
+): Informer<T> {
+  const clock = deps.clock ?? systemClock;
+  const log = deps.log.child({ resource: `${resource.plural}.${apiVersionOf(resource)}` });
+  const store = new IndexedStore<T>(options.indexes);
+  const handlers = new Set<(change: Change<T>) => void>();
+  const closing = new AbortController();
+  const selection = {
+    ...(options.namespace === undefined ? {} : { namespace: options.namespace }),
+    ...(options.labelSelector === undefined ? {} : { labelSelector: options.labelSelector }),
+    ...(options.fieldSelector === undefined ? {} : { fieldSelector: options.fieldSelector }),
+  };
+  const transform = options.transform ?? ((object: T) => object);
+  let isSynced = false;
+  let setSynced: () => void = () => {};
+  const synced = new Promise<void>((resolve) => {
+    setSynced = resolve;
+  });
+
+  const tell = (handler: (change: Change<T>) => void, change: Change<T>) => {
+    try {
+      handler(change);
+    } catch (thrown) {
+      log.error({ err: thrown }, 'a handler of changes failed');
+    }
+  };
+  const publish = (change: Change<T> | undefined) => {
+    if (!change) return;
+    for (const handler of [...handlers]) tell(handler, change);
+  };
+
+  const perform = (effect: ReturnType<typeof step<T>>['effects'][number]) => {
+    switch (effect.kind) {
+      case 'replace':
+        for (const change of store.replace(effect.items.map(transform))) publish(change);
+        break;
+      case 'upsert':
+        publish(store.upsert(transform(effect.object)));
+        break;
+      case 'remove':
+        publish(store.remove(transform(effect.object)));
+        break;
+      case 'synced':
+        isSynced = true;
+        setSynced();
+        break;
+      case 'notServed':
+        log.info({ reason: effect.message }, 'the resource is not served; waiting for its definition');
+        break;
+      case 'log':
+        log[effect.level](effect.message);
+        break;
+    }
+  };
+
+  let connection: WatchConnection<T> | undefined;
+  const nextMessage = async (state: WatchState): Promise<WatchMessage<T>> => {
+    switch (state.kind) {
+      case 'listing':
+        try {
+          const page = await client.list<T>(resource, selection, closing.signal);
+          return { kind: 'listed', items: page.items, resourceVersion: page.resourceVersion };
+        } catch (thrown) {
+          return { kind: 'listFailed', failure: toFailure(thrown) };
+        }
+      case 'waiting':
+        await clock.sleep(state.ms * (0.75 + Math.random() / 2), closing.signal);
+        return { kind: 'waited' };
+      case 'watching': {
+        connection ??= connect(state.resourceVersion);
+        return connection.next();
+      }
+    }
+  };
+  const connect = (resourceVersion: string): WatchConnection<T> => {
+    const timeoutSeconds = watchSeconds();
+    const abort = new AbortController();
+    const events = client
+      .watch<T>(
+        resource,
+        { ...selection, resourceVersion, timeoutSeconds },
+        AbortSignal.any([abort.signal, closing.signal]),
+      )
+      [Symbol.asyncIterator]();
+    return openConnection(events, abort, timeoutSeconds * 1000 + stallGraceMs, clock);
+  };
+
+  const run = async () => {
+    let state = initialWatchState;
+    while (!closing.signal.aborted) {
+      const message = await nextMessage(state);
+      if (closing.signal.aborted) break;
+      const next = step(state, message);
+      if (connection && (message.kind !== 'event' || next.state.kind !== 'watching')) {
+        connection.close();
+        connection = undefined;
+      }
+      state = next.state;
+      for (const effect of next.effects) perform(effect);
+    }
+  };
+  const guarded = async () => {
+    while (!closing.signal.aborted) {
+      try {
+        await run();
+      } catch (thrown) {
+        connection?.close();
+        connection = undefined;
+        if (closing.signal.aborted) return;
+        // Nothing above throws by design (an index function might): start over with a list rather than stand still.
+        log.error({ err: thrown }, 'the informer failed; starting over');
+        await clock.sleep(1_000, closing.signal).catch(() => {});
+      }
+    }
+  };
+  void guarded();
+
+  return {
+    store,
+    synced,
+    get isSynced() {
+      return isSynced;
+    },
+    subscribe(handler) {
+      handlers.add(handler);
+      for (const object of store.list()) tell(handler, { type: 'added', object });
+      return () => {
+        handlers.delete(handler);
+      };
+    },
+    close() {
+      closing.abort(new AppError('unavailable', 'the informer was closed'));
+      handlers.clear();
+    },
+  };
+}
+
+interface WatchConnection<T extends KubeObject> {
+  next(): Promise<WatchMessage<T>>;
+  close(): void;
+}
+
+/** Turns one watch into messages; `stalled` when it lasts longer than it may. */
+function openConnection<T extends KubeObject>(
+  events: AsyncIterator<WatchEvent<T>>,
+  abort: AbortController,
+  deadlineMs: number,
+  clock: Clock,
+): WatchConnection<T> {
+  let isStalled = false;
+  const timer = new AbortController();
+  clock.sleep(deadlineMs, timer.signal).then(
+    () => {
+      isStalled = true;
+      abort.abort(new AppError('timeout', 'the watch stalled'));
+    },
+    () => {},
+  );
+  return {
+    async next() {
+      try {
+        const { done, value } = await events.next();
+        return done ? { kind: 'watchEnded' } : { kind: 'event', event: value };
+      } catch (thrown) {
+        return isStalled ? { kind: 'stalled' } : { kind: 'watchFailed', failure: toFailure(thrown) };
+      }
+    },
+    close() {
+      timer.abort();
+      abort.abort(new AppError('unavailable', 'the watch was closed'));
+      void events.return?.(undefined).catch(() => {});
+    },
+  };
+}
+
+function toFailure(thrown: unknown): WatchFailure {
+  return { code: thrown instanceof AppError ? thrown.code : 'internal', message: messageOf(thrown) };
+}
