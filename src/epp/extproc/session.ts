@@ -1,0 +1,296 @@
+import { type ErrorBody, errorBody } from '../../openai/error-body.ts';
+import { type Chunks, split, toList } from './body-chunks.ts';
+import { bodySendModes, type HeaderMutation, type HeaderPairs, type ProcessingRequest, type ProcessingResponse } from './codec.ts';
+
+/** What is asked of the director: everything that is known of one HTTP request. */
+export interface Question {
+  readonly headers: HeaderPairs;
+  readonly body: readonly Buffer[];
+  readonly bodyBytes: number;
+  readonly subset: readonly string[] | undefined;
+}
+
+/** What the director answers. */
+export type Answer =
+  | {
+      readonly kind: 'route';
+      readonly mutation: HeaderMutation;
+      readonly metadata: Readonly<Record<string, Readonly<Record<string, string>>>>;
+    }
+  | Rejection;
+
+export interface Rejection {
+  readonly kind: 'reject';
+  readonly status: number;
+  readonly body: ErrorBody;
+  /** Value of `x-llm-d-request-dropped-reason`, where there is one. */
+  readonly reason?: string;
+}
+
+/** How the gateway handles bodies, and what this session may hold. */
+export interface SessionLimits {
+  readonly maxBodyBytes: number;
+}
+
+interface Modes {
+  readonly request: number;
+  readonly response: number;
+}
+
+/** One ext_proc stream, which is one HTTP request and its answer. */
+export type SessionState =
+  | { readonly kind: 'awaitingHeaders' }
+  | {
+      readonly kind: 'buffering';
+      readonly headers: HeaderPairs;
+      readonly subset: readonly string[] | undefined;
+      readonly modes: Modes;
+      readonly chunks: Chunks | undefined;
+      readonly bytes: number;
+    }
+  | {
+      readonly kind: 'deciding';
+      readonly modes: Modes;
+      readonly body: readonly Buffer[];
+      /** What ended the request, and so how the body's replies end. */
+      readonly end: 'headers' | 'body' | 'trailers';
+    }
+  | { readonly kind: 'decided'; readonly modes: Modes }
+  | { readonly kind: 'responding'; readonly modes: Modes }
+  | { readonly kind: 'done' }
+  | { readonly kind: 'failed' };
+
+export type SessionMessage = ProcessingRequest | { readonly kind: 'answer'; readonly answer: Answer };
+
+export type SessionEffect =
+  | { readonly kind: 'reply'; readonly reply: ProcessingResponse }
+  | { readonly kind: 'decide'; readonly question: Question }
+  | {
+      readonly kind: 'sawResponseHeaders';
+      readonly headers: HeaderPairs;
+      readonly served: string | undefined;
+    }
+  | { readonly kind: 'sawResponseBody'; readonly body: Buffer }
+  /** The answer is complete: what was counted for it can be given back. */
+  | { readonly kind: 'sawResponseEnd' }
+  /** Nothing more will be said: the stream ends with this gRPC status, 0 for good. */
+  | { readonly kind: 'end'; readonly status: number; readonly message: string };
+
+export interface Step {
+  readonly state: SessionState;
+  readonly effects: readonly SessionEffect[];
+}
+
+export const initialState: SessionState = { kind: 'awaitingHeaders' };
+
+const duplex: Modes = { request: bodySendModes.fullDuplexStreamed, response: bodySendModes.fullDuplexStreamed };
+const invalidArgument = 3;
+const nothing: readonly SessionEffect[] = [];
+const seenMutation: HeaderMutation = { set: [['x-went-into-resp-headers', 'true']], remove: [] };
+const responseHeadersReply: SessionEffect = {
+  kind: 'reply',
+  reply: { kind: 'responseHeaders', mutation: seenMutation },
+};
+const responseEnd: SessionEffect = { kind: 'sawResponseEnd' };
+
+/**
+ * The protocol, without sockets or clocks.
+ *
+ * Guarantees: replies go header → body → trailers; the request's header reply goes out exactly once and before any
+ * of its body; end of stream is said exactly once, on the last body chunk unless trailers follow.
+ * Source: Envoy's external_processor.proto, mode FULL_DUPLEX_STREAMED.
+ */
+export function step(state: SessionState, message: SessionMessage, limits: SessionLimits): Step {
+  // Replies to a gateway that only observes would be ignored; so is everything it shows.
+  if ('aside' in message && message.aside.isObserved) return { state, effects: nothing };
+  switch (message.kind) {
+    case 'requestHeaders':
+      return onRequestHeaders(state, message);
+    case 'requestBody':
+      return onRequestBody(state, message, limits);
+    case 'requestTrailers':
+      return onRequestTrailers(state);
+    case 'answer':
+      return onAnswer(state, message.answer);
+    case 'responseHeaders':
+      return onResponseHeaders(state, message);
+    case 'responseBody':
+      return onResponseBody(state, message);
+    case 'responseTrailers':
+      return onResponseTrailers(state);
+    case 'unknown':
+      return { state, effects: nothing };
+  }
+}
+
+type HeadersMessage = Extract<ProcessingRequest, { readonly headers: HeaderPairs }>;
+type BodyMessage = Extract<ProcessingRequest, { readonly body: Buffer }>;
+
+function onRequestHeaders(state: SessionState, message: HeadersMessage): Step {
+  if (state.kind !== 'awaitingHeaders') return outOfTurn(state, 'request headers');
+  const { headers, aside } = message;
+  const modes: Modes =
+    aside.protocol === undefined
+      ? duplex
+      : { request: aside.protocol.requestBodyMode, response: aside.protocol.responseBodyMode };
+  if (message.endOfStream || modes.request === bodySendModes.none) {
+    return {
+      state: { kind: 'deciding', modes, body: [], end: 'headers' },
+      effects: [{ kind: 'decide', question: { headers, body: [], bodyBytes: 0, subset: aside.subset } }],
+    };
+  }
+  if (modes.request !== bodySendModes.fullDuplexStreamed) {
+    // In every other mode the gateway waits for the header reply before it sends the body: it would wait for ever.
+    return reject(
+      500,
+      `the gateway sends bodies in mode ${modes.request}; set request_body_mode: FULL_DUPLEX_STREAMED in its ext_proc filter`,
+    );
+  }
+  return {
+    state: { kind: 'buffering', headers, subset: aside.subset, modes, chunks: undefined, bytes: 0 },
+    effects: nothing,
+  };
+}
+
+function onRequestBody(state: SessionState, message: BodyMessage, limits: SessionLimits): Step {
+  // After an early answer of the gateway itself the rest of the request no longer matters.
+  if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
+  if (state.kind !== 'buffering') return outOfTurn(state, 'a request body');
+  const bytes = state.bytes + message.body.length;
+  if (bytes > limits.maxBodyBytes) {
+    return reject(
+      413,
+      `the request body is larger than ${limits.maxBodyBytes} bytes; send less, or raise the picker's --max-request-body-bytes`,
+    );
+  }
+  const chunks: Chunks = { chunk: message.body, before: state.chunks };
+  const subset = message.aside.subset ?? state.subset;
+  if (!message.endOfStream) return { state: { ...state, chunks, bytes, subset }, effects: nothing };
+  return decide({ ...state, chunks, bytes, subset }, 'body');
+}
+
+function onRequestTrailers(state: SessionState): Step {
+  if (state.kind === 'buffering') return decide(state, 'trailers');
+  if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
+  return outOfTurn(state, 'request trailers');
+}
+
+function decide(state: Extract<SessionState, { kind: 'buffering' }>, end: 'body' | 'trailers'): Step {
+  const body = toList(state.chunks);
+  return {
+    state: { kind: 'deciding', modes: state.modes, body, end },
+    effects: [
+      { kind: 'decide', question: { headers: state.headers, body, bodyBytes: state.bytes, subset: state.subset } },
+    ],
+  };
+}
+
+function onAnswer(state: SessionState, answer: Answer): Step {
+  if (state.kind !== 'deciding') return { state, effects: nothing };
+  if (answer.kind === 'reject') return rejected(answer);
+  const effects: SessionEffect[] = [
+    {
+      kind: 'reply',
+      reply: {
+        kind: 'requestHeaders',
+        mutation: answer.mutation,
+        clearRouteCache: true,
+        metadata: answer.metadata,
+      },
+    },
+  ];
+  if (state.end !== 'headers') {
+    const chunks = split(state.body);
+    for (let i = 0; i < chunks.length; i++) {
+      const endOfStream = state.end === 'body' && i === chunks.length - 1;
+      effects.push(streamed('requestBody', chunks[i] ?? Buffer.alloc(0), endOfStream));
+    }
+    if (state.end === 'body' && chunks.length === 0) effects.push(streamed('requestBody', Buffer.alloc(0), true));
+    if (state.end === 'trailers') effects.push({ kind: 'reply', reply: { kind: 'requestTrailers' } });
+  }
+  return { state: { kind: 'decided', modes: state.modes }, effects };
+}
+
+function onResponseHeaders(state: SessionState, message: HeadersMessage): Step {
+  switch (state.kind) {
+    case 'awaitingHeaders':
+    case 'responding':
+      return outOfTurn(state, 'response headers');
+    case 'done':
+    case 'failed':
+      return { state, effects: nothing };
+    case 'buffering':
+    case 'deciding':
+    case 'decided': {
+      const effects: SessionEffect[] = [
+        responseHeadersReply,
+        { kind: 'sawResponseHeaders', headers: message.headers, served: message.aside.served },
+      ];
+      if (!message.endOfStream) return { state: { kind: 'responding', modes: state.modes }, effects };
+      return { state: { kind: 'done' }, effects: [...effects, responseEnd] };
+    }
+  }
+}
+
+function onResponseBody(state: SessionState, message: BodyMessage): Step {
+  if (state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
+  if (state.kind !== 'responding') return outOfTurn(state, 'a response body');
+  const effects: SessionEffect[] = [];
+  if (state.modes.response === bodySendModes.fullDuplexStreamed) {
+    const chunks = split([message.body]);
+    for (let i = 0; i < chunks.length; i++) {
+      effects.push(
+        streamed('responseBody', chunks[i] ?? Buffer.alloc(0), message.endOfStream && i === chunks.length - 1),
+      );
+    }
+  } else effects.push({ kind: 'reply', reply: { kind: 'responseBody' } });
+  effects.push({ kind: 'sawResponseBody', body: message.body });
+  if (!message.endOfStream) return { state, effects };
+  effects.push(responseEnd);
+  return { state: { kind: 'done' }, effects };
+}
+
+function onResponseTrailers(state: SessionState): Step {
+  if (state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
+  if (state.kind !== 'responding') return outOfTurn(state, 'response trailers');
+  return {
+    state: { kind: 'done' },
+    effects: [{ kind: 'reply', reply: { kind: 'responseTrailers' } }, responseEnd],
+  };
+}
+
+function streamed(kind: 'requestBody' | 'responseBody', body: Buffer, endOfStream: boolean): SessionEffect {
+  return { kind: 'reply', reply: { kind, streamed: { body, endOfStream } } };
+}
+
+function reject(status: number, message: string): Step {
+  return rejected({ kind: 'reject', status, body: errorBody(status, message) });
+}
+
+function rejected({ status, body, reason }: Rejection): Step {
+  const set: (readonly [string, string])[] = [['content-type', 'application/json']];
+  if (reason !== undefined) set.push(['x-llm-d-request-dropped-reason', reason]);
+  return {
+    state: { kind: 'done' },
+    effects: [
+      {
+        kind: 'reply',
+        reply: {
+          kind: 'immediate',
+          status,
+          headers: { set, remove: [] },
+          body: Buffer.from(JSON.stringify(body)),
+          details: reason ?? `endpoint_picker_${status}`,
+        },
+      },
+      { kind: 'end', status: 0, message: '' },
+    ],
+  };
+}
+
+function outOfTurn(state: SessionState, what: string): Step {
+  return {
+    state: { kind: 'failed' },
+    effects: [{ kind: 'end', status: invalidArgument, message: `${what} came out of turn (${state.kind})` }],
+  };
+}

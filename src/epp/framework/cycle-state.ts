@@ -1,0 +1,45 @@
+import type { Completion } from '../../openai/request.ts';
+import type { Endpoint } from './endpoint.ts';
+
+/** A request as plugins see it. */
+export interface PickRequest {
+  readonly id: string;
+  /** Empty when the request names none. */
+  readonly model: string;
+  /** The conversation, when the client names one. */
+  readonly sessionId: string | undefined;
+  /** Absent for requests without a prompt, such as `GET /v1/models`. */
+  readonly completion: Completion | undefined;
+  /** The value of a header by its lower-case name. */
+  header(name: string): string | undefined;
+  /** The text whose blocks the engine caches; empty when there is no prompt. Built at the first call. */
+  promptText(): string;
+}
+
+/** Names a value in a cycle's state together with its type. */
+export interface StateKey<T> {
+  readonly name: string;
+  readonly empty?: T;
+}
+
+/** What plugins tell each other during the choice for one request. */
+export class Cycle {
+  readonly request: PickRequest;
+  /** Every endpoint of the pool, not only the candidates. */
+  readonly pool: readonly Endpoint[];
+  #values: Map<StateKey<unknown>, unknown> | undefined;
+
+  constructor(request: PickRequest, pool: readonly Endpoint[]) {
+    this.request = request;
+    this.pool = pool;
+  }
+
+  get<T>(key: StateKey<T>): T | undefined {
+    return this.#values?.get(key) as T | undefined;
+  }
+
+  set<T>(key: StateKey<T>, value: T): void {
+    this.#values ??= new Map();
+    this.#values.set(key, value);
+  }
+}

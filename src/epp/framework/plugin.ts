@@ -1,0 +1,92 @@
+import type { z } from 'zod';
+import type { Clock } from '../../clock.ts';
+import { AppError } from '../../errors.ts';
+import type { Cycle } from './cycle-state.ts';
+import type { Decision } from './decision.ts';
+import type { Endpoint } from './endpoint.ts';
+import type { ProfileResult } from './profile.ts';
+
+/** One configured plugin. It takes part at every point whose method it has. */
+export interface Plugin {
+  readonly type: string;
+  /** Unique in a configuration; the type unless named. */
+  readonly name: string;
+}
+
+/** Leaves the endpoints that may serve the request, in their order. */
+export interface Filter extends Plugin {
+  filter(cycle: Cycle, endpoints: readonly Endpoint[]): readonly Endpoint[];
+}
+
+/** Writes 0–1 for each endpoint into `scores` (same length, all 0 before). Values outside are clamped, NaN is 0. */
+export interface Scorer extends Plugin {
+  score(cycle: Cycle, endpoints: readonly Endpoint[], scores: Float64Array): void;
+}
+
+/** Chooses from one or more endpoints by their weighted totals; the first is primary, the rest are fallbacks. */
+export interface Picker extends Plugin {
+  pick(cycle: Cycle, endpoints: readonly Endpoint[], totals: Float64Array): readonly Endpoint[];
+}
+
+export type ProfileResults = ReadonlyMap<string, ProfileResult>;
+
+/** Says which profiles run, in turns, and which one's endpoint gets the request. */
+export interface ProfileHandler extends Plugin {
+  /** Profiles that this handler needs; told at start-up when one is missing. */
+  check(profiles: ReadonlySet<string>): void;
+  /** The profile to run next, or undefined when done. `results` holds those already run. */
+  next(cycle: Cycle, results: ProfileResults): string | undefined;
+  /** The profile whose endpoint the gateway is told. */
+  readonly primary: (results: ProfileResults) => string;
+}
+
+/** Says whether a request is worth a separate prefill. */
+export interface Decider extends Plugin {
+  isPrefillWanted(cycle: Cycle, decode: Endpoint): boolean;
+}
+
+/** Puts what scorers and deciders need into the cycle, once per request. */
+export interface Producer extends Plugin {
+  produce(cycle: Cycle): void;
+}
+
+/** Called when the choice is made, before the answer leaves: remembers it, or adds request headers. */
+export interface PreRequest extends Plugin {
+  preRequest(cycle: Cycle, decision: Decision, headers: Map<string, string>): void;
+}
+
+export const isFilter = (plugin: Plugin): plugin is Filter => 'filter' in plugin;
+export const isScorer = (plugin: Plugin): plugin is Scorer => 'score' in plugin;
+export const isPicker = (plugin: Plugin): plugin is Picker => 'pick' in plugin;
+export const isProfileHandler = (plugin: Plugin): plugin is ProfileHandler => 'next' in plugin && 'primary' in plugin;
+export const isDecider = (plugin: Plugin): plugin is Decider => 'isPrefillWanted' in plugin;
+export const isProducer = (plugin: Plugin): plugin is Producer => 'produce' in plugin;
+export const isPreRequest = (plugin: Plugin): plugin is PreRequest => 'preRequest' in plugin;
+
+/** What a factory gets to make one plugin of a configuration. */
+export interface PluginContext {
+  readonly type: string;
+  readonly name: string;
+  readonly parameters: unknown;
+  /** Where the parameters stand, for messages: `plugins[2].parameters`. */
+  readonly path: string;
+  readonly clock: Clock;
+  /** 0 ≤ x < 1. */
+  readonly random: () => number;
+  /** Another plugin of the configuration by its name; made first if need be. `from` is the field that names it. */
+  plugin(name: string, from: string): Plugin;
+}
+
+export type PluginFactory = (context: PluginContext) => Plugin;
+
+/**
+ * The plugin's parameters by its schema.
+ *
+ * @throws AppError `invalid` naming every wrong field with its path
+ */
+export function parseParameters<T>(context: PluginContext, schema: z.ZodType<T>): T {
+  const result = schema.safeParse(context.parameters ?? {});
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => `${[context.path, ...issue.path].join('.')}: ${issue.message}`);
+  throw new AppError('invalid', `plugin ${context.name} (type ${context.type}): ${problems.join('; ')}`);
+}

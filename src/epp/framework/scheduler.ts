@@ -1,0 +1,59 @@
+import { AppError } from '../../errors.ts';
+import type { Cycle } from './cycle-state.ts';
+import { Decision } from './decision.ts';
+import type { Endpoint } from './endpoint.ts';
+import type { PreRequest, ProfileHandler, Producer } from './plugin.ts';
+import type { Profile, ProfileResult } from './profile.ts';
+
+export interface SchedulerParts {
+  readonly handler: ProfileHandler;
+  readonly profiles: readonly Profile[];
+  readonly producers: readonly Producer[];
+  readonly preRequests: readonly PreRequest[];
+  /** Told of every profile run; seconds on a monotonic clock. */
+  readonly observe?: (result: ProfileResult, seconds: number, cycle: Cycle) => void;
+}
+
+/** Runs producers, then the profiles that the handler names, then the hooks that remember the choice. */
+export class Scheduler {
+  readonly #parts: SchedulerParts;
+  readonly #profiles: ReadonlyMap<string, Profile>;
+
+  constructor(parts: SchedulerParts) {
+    this.#parts = parts;
+    this.#profiles = new Map(parts.profiles.map((profile) => [profile.name, profile]));
+    parts.handler.check(new Set(this.#profiles.keys()));
+  }
+
+  /**
+   * Chooses among `candidates` (the pool, or the gateway's subset of it).
+   *
+   * @param headers request headers that plugins add, by lower-case name
+   * @throws AppError `unavailable` when no endpoint is left in the primary profile
+   */
+  schedule(cycle: Cycle, candidates: readonly Endpoint[], headers: Map<string, string>): Decision {
+    const { handler, producers, preRequests, observe } = this.#parts;
+    for (const producer of producers) producer.produce(cycle);
+    const results = new Map<string, ProfileResult>();
+    for (;;) {
+      const name = handler.next(cycle, results);
+      if (name === undefined) break;
+      const profile = this.#profiles.get(name);
+      if (profile === undefined || results.has(name)) {
+        throw new AppError('internal', `profile handler ${handler.name} asked for profile ${name} out of turn`);
+      }
+      const start = performance.now();
+      const result = profile.run(cycle, candidates);
+      observe?.(result, (performance.now() - start) / 1000, cycle);
+      results.set(name, result);
+    }
+    const primary = handler.primary(results);
+    const [first, ...rest] = results.get(primary)?.picked ?? [];
+    if (first === undefined) {
+      throw new AppError('unavailable', `no endpoint of the pool can serve the request (profile ${primary})`);
+    }
+    const decision = new Decision(results, primary, [first, ...rest]);
+    for (const hook of preRequests) hook.preRequest(cycle, decision, headers);
+    return decision;
+  }
+}

@@ -1,0 +1,50 @@
+import type { PluginFactory } from '../framework/plugin.ts';
+import { createAlwaysDisaggPdDecider } from './decider/always-disagg-pd-decider.ts';
+import { createPrefixBasedPdDecider } from './decider/prefix-based-pd-decider.ts';
+import { createDecodeFilter } from './filter/decode-filter.ts';
+import { createPrefillFilter } from './filter/prefill-filter.ts';
+import { createDisaggHeadersHandler } from './header/disagg-headers-handler.ts';
+import { createMaxScorePicker } from './picker/max-score-picker.ts';
+import { createRandomPicker } from './picker/random-picker.ts';
+import { createApproxPrefixCacheProducer } from './producer/approx-prefix-cache-producer.ts';
+import { createDisaggProfileHandler } from './profile/disagg-profile-handler.ts';
+import { createSingleProfileHandler } from './profile/single-profile-handler.ts';
+import { createActiveRequestScorer } from './scorer/active-request-scorer.ts';
+import { createCriticalityScorer } from './scorer/criticality-scorer.ts';
+import { createKvCacheUtilizationScorer } from './scorer/kv-cache-utilization-scorer.ts';
+import { createLoadAwareScorer } from './scorer/load-aware-scorer.ts';
+import { createLoraAffinityScorer } from './scorer/lora-affinity-scorer.ts';
+import { createNoHitLruScorer } from './scorer/no-hit-lru-scorer.ts';
+import { createPrefixCacheScorer } from './scorer/prefix-cache-scorer.ts';
+import { createQueueScorer } from './scorer/queue-scorer.ts';
+import { createRunningRequestsSizeScorer } from './scorer/running-requests-size-scorer.ts';
+
+/** Every plugin type that a configuration may name. */
+export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
+  // Which profiles run.
+  'single-profile-handler': createSingleProfileHandler,
+  'disagg-profile-handler': createDisaggProfileHandler,
+  // Whether prefill is separate.
+  'always-disagg-pd-decider': createAlwaysDisaggPdDecider,
+  'prefix-based-pd-decider': createPrefixBasedPdDecider,
+  // Who may serve.
+  'decode-filter': createDecodeFilter,
+  'prefill-filter': createPrefillFilter,
+  // Who serves best: what is cached, what is busy, what matters.
+  'prefix-cache-scorer': createPrefixCacheScorer,
+  'no-hit-lru-scorer': createNoHitLruScorer,
+  'lora-affinity-scorer': createLoraAffinityScorer,
+  'queue-scorer': createQueueScorer,
+  'running-requests-size-scorer': createRunningRequestsSizeScorer,
+  'kv-cache-utilization-scorer': createKvCacheUtilizationScorer,
+  'active-request-scorer': createActiveRequestScorer,
+  'load-aware-scorer': createLoadAwareScorer,
+  'criticality-scorer': createCriticalityScorer,
+  // Who is chosen.
+  'max-score-picker': createMaxScorePicker,
+  'random-picker': createRandomPicker,
+  // What the above need to know, and what the pod is told.
+  'approx-prefix-cache-producer': createApproxPrefixCacheProducer,
+  'disagg-headers-handler': createDisaggHeadersHandler,
+  'prefill-header-handler': createDisaggHeadersHandler,
+};
