@@ -1,0 +1,390 @@
+import { AppError, messageOf } from '../errors.ts';
+import type { LatencyModel } from './latency.ts';
+import { type GivenArgs, splitVllmArgs } from './vllm-flags.ts';
+
+/** The vLLM version whose behaviour is simulated. */
+export const vllmVersion = '0.11.0';
+
+export interface SimConfig {
+  /** Model as named on the command line. */
+  readonly model: string;
+  /** Names under which it is served; the first one is told in answers and metrics. */
+  readonly servedNames: readonly [string, ...string[]];
+  /** Address to listen on; undefined = all. */
+  readonly host: string | undefined;
+  readonly port: number;
+  readonly apiKeys: readonly string[];
+  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly maxModelLen: number;
+  readonly maxSequences: number;
+  readonly maxBatchedTokens: number;
+  readonly blockSize: number;
+  readonly numBlocks: number;
+  readonly memoryUtilization: number;
+  readonly tensorParallelSize: number;
+  readonly maxLoras: number;
+  readonly hasPrefixCaching: boolean;
+  readonly showsPromptTokensDetails: boolean;
+  readonly seed: number;
+  /** Set where a NIXL connector is configured. */
+  readonly transfer:
+    | {
+        /** Empty = a new one at each start. */
+        readonly engineId: string;
+        readonly onFailure: 'fail' | 'recompute';
+        readonly leaseMs: number;
+        readonly sideChannelHost: string;
+        readonly sideChannelPort: number;
+      }
+    | undefined;
+  readonly latency: LatencyModel;
+  readonly startupMs: number;
+  /** Tokens of an answer when the client sets no limit. */
+  readonly outputTokens: number;
+  readonly maxWaiting: number;
+  readonly maxBodyBytes: number;
+  /** How long running requests may go on after SIGTERM. */
+  readonly drainMs: number;
+  /** One line each, for the log. */
+  readonly warnings: readonly string[];
+}
+
+export type ParsedSimArgs =
+  | { readonly kind: 'config'; readonly config: SimConfig }
+  | { readonly kind: 'help'; readonly text: string }
+  | { readonly kind: 'version'; readonly text: string };
+
+interface OwnSetting {
+  readonly flag: string;
+  readonly placeholder: string;
+  readonly default: number;
+  readonly min: number;
+  readonly description: string;
+}
+
+/** The simulator's own settings; each can be given as environment variable too: `SIGNALBOX_SIM_KV_BLOCKS`. */
+const ownSettings = {
+  prefillUs: {
+    flag: 'sim-prefill-us-per-token',
+    placeholder: 'US',
+    default: 150,
+    min: 0,
+    description: 'microseconds to compute a prompt token that is not cached',
+  },
+  outputUs: {
+    flag: 'sim-output-token-us',
+    placeholder: 'US',
+    default: 12_000,
+    min: 0,
+    description: 'microseconds from one output token to the next with one request running',
+  },
+  loadFactor: {
+    flag: 'sim-load-factor',
+    placeholder: 'X',
+    default: 2,
+    min: 1,
+    description: 'how many times longer that takes with --max-num-seqs requests running',
+  },
+  transferUs: {
+    flag: 'sim-transfer-us-per-token',
+    placeholder: 'US',
+    default: 5,
+    min: 0,
+    description: 'microseconds to bring over the KV of a token from another process',
+  },
+  startupMs: {
+    flag: 'sim-startup-ms',
+    placeholder: 'MS',
+    default: 0,
+    min: 0,
+    description: 'milliseconds until the server listens, as if a model were loaded',
+  },
+  kvBlocks: {
+    flag: 'sim-kv-blocks',
+    placeholder: 'N',
+    default: 16_384,
+    min: 1,
+    description: 'blocks of the KV cache (--num-gpu-blocks-override goes before)',
+  },
+  outputTokens: {
+    flag: 'sim-output-tokens',
+    placeholder: 'N',
+    default: 64,
+    min: 1,
+    description: 'tokens of an answer when the client sets no limit',
+  },
+  maxWaiting: {
+    flag: 'sim-max-waiting',
+    placeholder: 'N',
+    default: 1000,
+    min: 0,
+    description: 'requests that may wait; more are answered 429',
+  },
+  maxBodyBytes: {
+    flag: 'sim-max-body-bytes',
+    placeholder: 'BYTES',
+    default: 32 * 1024 * 1024,
+    min: 1,
+    description: 'largest request body; larger ones are answered 413',
+  },
+  drainMs: {
+    flag: 'sim-drain-ms',
+    placeholder: 'MS',
+    default: 10_000,
+    min: 0,
+    description: 'how long running requests may go on after SIGTERM (--shutdown-timeout goes before)',
+  },
+} as const satisfies Record<string, OwnSetting>;
+
+const ownArity: ReadonlyMap<string, 'bare' | 'value'> = new Map([
+  ...Object.values(ownSettings).map(({ flag }) => [flag, 'value'] as const),
+  ['pod-address', 'value'],
+  ['help', 'bare'],
+  ['h', 'bare'],
+  ['version', 'bare'],
+  ['v', 'bare'],
+]);
+
+const defaultModel = 'Qwen/Qwen3-0.6B';
+const defaultMaxModelLen = 32_768;
+
+/**
+ * Reads the arguments of `vllm serve` and our own.
+ *
+ * @param argv with or without a leading `serve`
+ * @throws AppError `usage` with all bad values in one line
+ */
+export function parseSimArgs(
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): ParsedSimArgs {
+  const given = splitVllmArgs(argv[0] === 'serve' ? argv.slice(1) : argv, ownArity);
+  const { flags } = given;
+  if (flags.has('help') || flags.has('h')) return { kind: 'help', text: helpText() };
+  if (flags.has('version') || flags.has('v')) return { kind: 'version', text: vllmVersion };
+
+  const problems: string[] = given.incomplete.map((flag) => `${flag} needs a value`);
+  const warnings: string[] = [];
+  const ownUnknown = given.unknown.filter((flag) => flag.startsWith('--sim-'));
+  for (const flag of ownUnknown) problems.push(`unknown flag ${flag}; --help lists those of the simulator`);
+  const foreign = given.unknown.filter((flag) => !ownUnknown.includes(flag));
+  if (foreign.length > 0) warnings.push(`not known as arguments of vLLM, left aside: ${foreign.join(' ')}`);
+  if (flags.has('config')) warnings.push('--config: the file is not read, give its content as flags');
+
+  const last = (flag: string) => flags.get(flag)?.at(-1);
+  const whole = (flag: string, fallback: number, min: number, max = Number.MAX_SAFE_INTEGER) => {
+    const text = last(flag);
+    if (text === undefined) return fallback;
+    const value = parseCount(text);
+    if (value !== undefined && value >= min && value <= max) return value;
+    problems.push(`--${flag}: "${text}" must be a whole number from ${min}${max < 1e15 ? ` to ${max}` : ''}`);
+    return fallback;
+  };
+  const decimal = (flag: string, fallback: number) => {
+    const text = last(flag);
+    if (text === undefined) return fallback;
+    const value = Number(text);
+    if (text.trim() !== '' && Number.isFinite(value) && value >= 0) return value;
+    problems.push(`--${flag}: "${text}" must be a number of at least 0`);
+    return fallback;
+  };
+  const bare = (flag: string, fallback: boolean) => {
+    const text = last(flag)?.toLowerCase();
+    if (text === undefined) return fallback;
+    if (text === 'true' || text === '1') return true;
+    if (text === 'false' || text === '0') return false;
+    problems.push(`--${flag}: "${text}" must be true or false`);
+    return fallback;
+  };
+  const own = (setting: OwnSetting) => {
+    const variable = `SIGNALBOX_${setting.flag.toUpperCase().replaceAll('-', '_')}`;
+    const fromFlag = last(setting.flag);
+    const text = fromFlag ?? (env[variable] || undefined);
+    if (text === undefined) return setting.default;
+    const value = Number(text);
+    const isFine = /^\d+(\.\d+)?$/.test(text) && value >= setting.min;
+    if (isFine && (setting === ownSettings.loadFactor || setting.placeholder === 'US' || Number.isInteger(value))) {
+      return value;
+    }
+    problems.push(
+      `${fromFlag === undefined ? variable : `--${setting.flag}`}: "${text}" must be a number of at least ${setting.min}`,
+    );
+    return setting.default;
+  };
+
+  const positional = [...given.positional];
+  const model = last('model') ?? positional.shift() ?? defaultModel;
+  if (positional.length > 0) problems.push(`too many arguments: ${positional.join(' ')}; the model is the only one`);
+  const [firstName, ...moreNames] = flags.get('served-model-name') ?? [model];
+
+  const podAddress = last('pod-address') ?? (env.SIGNALBOX_POD_ADDRESS || undefined);
+  const certFile = last('ssl-certfile');
+  const keyFile = last('ssl-keyfile');
+  if ((certFile === undefined) !== (keyFile === undefined)) {
+    problems.push('--ssl-certfile and --ssl-keyfile must be given together');
+  }
+
+  const blockSize = whole('block-size', 16, 1, 1024);
+  const numBlocks = whole('num-gpu-blocks-override', own(ownSettings.kvBlocks), 1, 16_777_216);
+  const capacity = numBlocks * blockSize;
+  const lengthText = last('max-model-len');
+  const isLengthGiven = lengthText !== undefined && lengthText !== 'auto' && lengthText !== '-1';
+  const maxModelLen = isLengthGiven
+    ? whole('max-model-len', defaultMaxModelLen, 1)
+    : Math.min(defaultMaxModelLen, capacity);
+  if (maxModelLen > capacity) {
+    problems.push(
+      `--max-model-len: ${maxModelLen} tokens do not fit into the KV cache of ${capacity} (${numBlocks} blocks of ${blockSize}); lower it or raise --sim-kv-blocks`,
+    );
+  }
+
+  const transfer = parseTransfer(flags, { env, podAddress }, problems, warnings);
+  const config: SimConfig = {
+    model,
+    servedNames: [firstName ?? model, ...moreNames],
+    host: podAddress ?? last('host'),
+    port: whole('port', 8000, 0, 65_535),
+    apiKeys: flags.get('api-key') ?? (env.VLLM_API_KEY ? [env.VLLM_API_KEY] : []),
+    tls: certFile !== undefined && keyFile !== undefined ? { certFile, keyFile } : undefined,
+    maxModelLen,
+    maxSequences: whole('max-num-seqs', 256, 1),
+    maxBatchedTokens: whole('max-num-batched-tokens', 2048, 1),
+    blockSize,
+    numBlocks,
+    memoryUtilization: decimal('gpu-memory-utilization', 0.9),
+    tensorParallelSize: whole('tensor-parallel-size', 1, 1),
+    maxLoras: bare('enable-lora', false) ? whole('max-loras', 1, 1) : 0,
+    hasPrefixCaching: bare('enable-prefix-caching', true),
+    showsPromptTokensDetails: bare('enable-prompt-tokens-details', false),
+    seed: whole('seed', 0, Number.MIN_SAFE_INTEGER),
+    transfer,
+    latency: {
+      prefillUsPerToken: own(ownSettings.prefillUs),
+      outputTokenUs: own(ownSettings.outputUs),
+      loadFactor: own(ownSettings.loadFactor),
+      transferUsPerToken: own(ownSettings.transferUs),
+    },
+    startupMs: own(ownSettings.startupMs),
+    outputTokens: own(ownSettings.outputTokens),
+    maxWaiting: own(ownSettings.maxWaiting),
+    maxBodyBytes: own(ownSettings.maxBodyBytes),
+    drainMs: flags.has('shutdown-timeout') ? whole('shutdown-timeout', 0, 0) * 1000 : own(ownSettings.drainMs),
+    warnings,
+  };
+  if (problems.length > 0) throw new AppError('usage', problems.join('; '));
+  return { kind: 'config', config };
+}
+
+/** A count as vLLM takes it: 32768, 32k (thousands), 32K (of 1024), 1.5M. */
+function parseCount(text: string): number | undefined {
+  const match = /^(-?\d+(?:\.\d+)?)([kKmMgG])?$/.exec(text.trim());
+  if (!match) return undefined;
+  const value = Number(match[1]) * (match[2] === undefined ? 1 : (countUnits[match[2]] ?? Number.NaN));
+  return Number.isInteger(value) ? value : match[2] === undefined ? undefined : Math.floor(value);
+}
+
+const countUnits: Readonly<Record<string, number>> = {
+  k: 1e3,
+  m: 1e6,
+  g: 1e9,
+  K: 2 ** 10,
+  M: 2 ** 20,
+  G: 2 ** 30,
+};
+
+const defaultLeaseSeconds = 30;
+
+function parseTransfer(
+  flags: GivenArgs['flags'],
+  place: { readonly env: Readonly<Record<string, string | undefined>>; readonly podAddress: string | undefined },
+  problems: string[],
+  warnings: string[],
+): SimConfig['transfer'] {
+  const json = flags.get('kv-transfer-config')?.at(-1);
+  const prefix = 'kv-transfer-config.';
+  const dotted = [...flags].filter(([flag]) => flag.startsWith(prefix));
+  if (json === undefined && dotted.length === 0) return undefined;
+  let parsed: unknown = {};
+  try {
+    if (json !== undefined) parsed = JSON.parse(json);
+  } catch (thrown) {
+    problems.push(`--kv-transfer-config: "${json}" is not JSON: ${messageOf(thrown)}`);
+    return undefined;
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    problems.push(
+      `--kv-transfer-config: "${json ?? ''}" must be a JSON object such as {"kv_connector":"NixlConnector","kv_role":"kv_both"}`,
+    );
+    return undefined;
+  }
+  const fields: Record<string, unknown> = { ...parsed };
+  for (const [flag, values] of dotted) fields[flag.slice(prefix.length).replaceAll('-', '_')] = values.at(-1);
+  const nixl = findNixl(fields);
+  if (!nixl) {
+    const name = fields.kv_connector;
+    if (typeof name !== 'string' || name === '')
+      problems.push('--kv-transfer-config: kv_connector is missing; it names the connector, such as NixlConnector');
+    else
+      warnings.push(`--kv-transfer-config: ${name} is not simulated, only NixlConnector is; KV stays in this process`);
+    return undefined;
+  }
+  const onFailure = nixl.kv_load_failure_policy ?? fields.kv_load_failure_policy ?? 'fail';
+  if (onFailure !== 'fail' && onFailure !== 'recompute') {
+    problems.push(`--kv-transfer-config: kv_load_failure_policy "${String(onFailure)}" must be fail or recompute`);
+    return undefined;
+  }
+  const extra = (nixl.kv_connector_extra_config ?? {}) as Record<string, unknown>;
+  const leaseSeconds = Number(extra.kv_lease_duration ?? defaultLeaseSeconds);
+  if (!(leaseSeconds > 0)) {
+    problems.push(
+      `--kv-transfer-config: kv_lease_duration "${String(extra.kv_lease_duration)}" must be seconds above 0`,
+    );
+  }
+  const portText = place.env.VLLM_NIXL_SIDE_CHANNEL_PORT || '5600';
+  const sideChannelPort = /^\d+$/.test(portText) ? Number(portText) : Number.NaN;
+  if (!(sideChannelPort <= 65_535)) problems.push(`VLLM_NIXL_SIDE_CHANNEL_PORT: "${portText}" must be a port`);
+  return {
+    engineId: String(nixl.engine_id ?? fields.engine_id ?? ''),
+    onFailure,
+    leaseMs: leaseSeconds * 1000,
+    sideChannelHost: place.env.VLLM_NIXL_SIDE_CHANNEL_HOST || place.podAddress || '127.0.0.1',
+    sideChannelPort,
+  };
+}
+
+/** The NIXL connector's own configuration, also inside a MultiConnector. */
+function findNixl(fields: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> | undefined {
+  if (fields.kv_connector === 'NixlConnector') return fields;
+  const extra = fields.kv_connector_extra_config as { connectors?: unknown } | undefined;
+  const inner = fields.kv_connector === 'MultiConnector' ? extra?.connectors : undefined;
+  if (!Array.isArray(inner)) return undefined;
+  return inner.find((item) => (item as { kv_connector?: unknown } | null)?.kv_connector === 'NixlConnector');
+}
+
+function helpText(): string {
+  const rows = [
+    ...Object.values<OwnSetting>(ownSettings).map((setting) => [
+      `--${setting.flag} ${setting.placeholder}`,
+      `${setting.description} (default ${setting.default})`,
+    ]),
+    ['--pod-address IP', 'listen on this address only (env SIGNALBOX_POD_ADDRESS)'],
+    ['--version', 'print the vLLM version that is simulated'],
+    ['--help', 'print this page'],
+  ];
+  const width = Math.max(...rows.map(([shown = '']) => shown.length));
+  return [
+    'signalbox-sim: a simulated vLLM server',
+    '',
+    'Usage: signalbox-sim [serve] [MODEL] [arguments of vllm serve] [flags]',
+    '',
+    'Flags of its own (each also as environment variable: SIGNALBOX_SIM_KV_BLOCKS):',
+    ...rows.map(([shown = '', text = '']) => `  ${shown.padEnd(width)}  ${text}`),
+    '',
+    'Arguments of vLLM that have an effect: --model, --served-model-name, --host, --port, --api-key, --ssl-certfile,',
+    '--ssl-keyfile, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
+    '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --seed, --enable-lora, --max-loras,',
+    '--tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout. The others are accepted and change nothing.',
+    'Environment: VLLM_API_KEY, VLLM_NIXL_SIDE_CHANNEL_HOST, VLLM_NIXL_SIDE_CHANNEL_PORT.',
+    '',
+  ].join('\n');
+}

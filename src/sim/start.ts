@@ -1,0 +1,185 @@
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { type Clock, systemClock } from '../clock.ts';
+import { AppError, messageOf } from '../errors.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { type SimConfig, vllmVersion } from './config.ts';
+import { Engine } from './engine.ts';
+import { createEngineMetrics, createMetricsPage } from './metrics.ts';
+import { createHandler } from './server.ts';
+import { createKvFetcher, listen, type SideChannel, startSideChannel } from './side-channel.ts';
+
+/** KV of an 8-billion-parameter model in 16 bits: 32 layers × 2 × 8 heads × 128 × 2 bytes. */
+const kvBytesPerToken = 131_072;
+
+export interface Sim {
+  readonly address: AddressInfo;
+  readonly engine: Engine;
+  /** Refuses new requests, lets running ones finish for at most the configured time, then ends everything. */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts a simulated server.
+ *
+ * @param signal ends the wait of `--sim-startup-ms`
+ * @throws AppError `unavailable` when a port cannot be listened on, `invalid` when the certificate cannot be read
+ */
+export async function startSim(
+  config: SimConfig,
+  deps: { readonly log: Pick<Logger, 'info' | 'warn'>; readonly clock?: Clock; readonly signal?: AbortSignal },
+): Promise<Sim> {
+  const { log } = deps;
+  const clock = deps.clock ?? systemClock;
+  for (const warning of config.warnings) log.warn(warning);
+  if (config.startupMs > 0) await clock.sleep(config.startupMs, deps.signal);
+
+  const modelName = config.servedNames[0];
+  const { transfer } = config;
+  const compatibility = `${config.model}/${config.blockSize}`;
+  const fetcher = transfer ? createKvFetcher() : undefined;
+  const metrics = createEngineMetrics();
+  const engine = new Engine({
+    clock,
+    latency: config.latency,
+    metrics,
+    numBlocks: config.numBlocks,
+    blockSize: config.blockSize,
+    hasPrefixCaching: config.hasPrefixCaching,
+    maxSequences: config.maxSequences,
+    maxBatchedTokens: config.maxBatchedTokens,
+    ...(transfer && fetcher
+      ? {
+          transfer: {
+            fetch: fetcher.fetch,
+            leaseMs: transfer.leaseMs,
+            onFailure: transfer.onFailure,
+            compatibility,
+            bytesPerToken: kvBytesPerToken,
+          },
+        }
+      : {}),
+  });
+  const engineId = transfer?.engineId || randomUUID();
+  let sideChannel: SideChannel | undefined;
+  if (transfer && engine.leases) {
+    const { sideChannelHost: host, sideChannelPort: port } = transfer;
+    sideChannel = await startSideChannel({ host, port, engineId, compatibility, leases: engine.leases }).catch(
+      (thrown: unknown) => {
+        throw new AppError(
+          'unavailable',
+          `the side channel cannot listen on ${host}:${port}: ${messageOf(thrown)}; set VLLM_NIXL_SIDE_CHANNEL_HOST and VLLM_NIXL_SIDE_CHANNEL_PORT`,
+          { cause: thrown },
+        );
+      },
+    );
+  }
+
+  const startSeconds = clock.now() / 1000;
+  const handler = createHandler({
+    clock,
+    engine,
+    limits: {
+      maxModelLen: config.maxModelLen,
+      outputTokens: config.outputTokens,
+      seed: config.seed,
+      hasConnector: transfer !== undefined,
+    },
+    model: config.model,
+    servedNames: config.servedNames,
+    version: vllmVersion,
+    apiKeys: config.apiKeys,
+    maxWaiting: config.maxWaiting,
+    maxBodyBytes: config.maxBodyBytes,
+    showsPromptTokensDetails: config.showsPromptTokensDetails,
+    remote:
+      transfer && sideChannel
+        ? {
+            engineId,
+            host: transfer.sideChannelHost,
+            port: sideChannel.address.port,
+            tpSize: config.tensorParallelSize,
+          }
+        : undefined,
+    metricsPage: createMetricsPage({
+      modelName,
+      blockSize: config.blockSize,
+      numBlocks: config.numBlocks,
+      hasPrefixCaching: config.hasPrefixCaching,
+      memoryUtilization: config.memoryUtilization,
+      maxLoras: config.maxLoras,
+      metrics,
+      gauges: () => ({
+        running: engine.running,
+        capacityWaiting: engine.queued,
+        deferredWaiting: engine.loading,
+        kvCacheUsage: engine.cache.usage,
+        nowSeconds: clock.now() / 1000,
+        startSeconds,
+        residentBytes: process.memoryUsage.rss(),
+      }),
+    }),
+  });
+
+  let server: Server;
+  try {
+    server = await createHttpServer(config);
+    server.on('request', handler.handle);
+    // A proxy that keeps connections must not see them closed between two requests.
+    server.keepAliveTimeout = 75_000;
+    await listen(server, config.port, config.host);
+  } catch (thrown) {
+    await sideChannel?.close();
+    fetcher?.close();
+    if (thrown instanceof AppError) throw thrown;
+    throw new AppError(
+      'unavailable',
+      `cannot listen on ${config.host ?? '*'}:${config.port}: ${messageOf(thrown)}; choose another --port or --pod-address`,
+      { cause: thrown },
+    );
+  }
+  const address = server.address() as AddressInfo;
+  log.info({ address: address.address, port: address.port, model: modelName }, 'listening');
+
+  let closing: Promise<void> | undefined;
+  const close = async () => {
+    handler.drain();
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    const bound = new AbortController();
+    await Promise.race([engine.idle(), clock.sleep(config.drainMs, bound.signal).catch(() => {})]);
+    bound.abort();
+    engine.close();
+    // What has just been answered is sent before its connection ends.
+    await new Promise((resolve) => setImmediate(resolve));
+    server.closeIdleConnections();
+    const late = setTimeout(() => server.closeAllConnections(), 250);
+    await closed;
+    clearTimeout(late);
+    await sideChannel?.close();
+    fetcher?.close();
+  };
+  return {
+    address,
+    engine,
+    close: () => {
+      closing ??= close();
+      return closing;
+    },
+  };
+}
+
+async function createHttpServer(config: SimConfig): Promise<Server> {
+  if (!config.tls) return createServer();
+  try {
+    const [cert, key, https] = await Promise.all([
+      readFile(config.tls.certFile),
+      readFile(config.tls.keyFile),
+      import('node:https'),
+    ]);
+    return https.createServer({ cert, key }) as unknown as Server;
+  } catch (thrown) {
+    throw new AppError('invalid', `--ssl-certfile, --ssl-keyfile: ${messageOf(thrown)}`, { cause: thrown });
+  }
+}
