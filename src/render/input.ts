@@ -1,0 +1,95 @@
+import type { Gateway, HTTPRouteSpec } from '../api/foreign/gateway-api.ts';
+import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
+import { type ChildNames, childNames } from './names.ts';
+
+/** Facts about the cluster and the operator's settings: everything that a manifest depends on beside the service. */
+export interface Platform {
+  readonly images: { readonly vllm: string; readonly epp: string; readonly sidecar: string };
+  /** Conversations that a routing sidecar remembers. */
+  readonly sidecarSessions: number;
+  /** Which of the kinds that come from CRDs of others the API server serves. */
+  readonly served: ServedKinds;
+  readonly gateway: GatewayFacts;
+  /** Names of the pull secrets of the namespace's default service account: our service accounts replace it. */
+  readonly imagePullSecrets: readonly string[];
+}
+
+export interface ServedKinds {
+  readonly gatewayApi: boolean;
+  /** inference.networking.k8s.io/v1 */
+  readonly pool: boolean;
+  /** inference.networking.x-k8s.io/v1alpha2 */
+  readonly xPool: boolean;
+}
+
+/** The Gateway of services that name none. */
+export interface GatewayFacts {
+  readonly name: string;
+  readonly namespace: string;
+  readonly port: number;
+  /** The class that a Gateway would be made of; undefined when there is no single choice. */
+  readonly className?: string;
+  /** The live object, when there is one. */
+  readonly live?: Gateway;
+}
+
+export interface RenderInput {
+  readonly service: LLMInferenceService;
+  /** The spec after presets: what is rendered. */
+  readonly effective: LLMInferenceServiceSpec;
+  readonly platform: Platform;
+}
+
+/** What the parts of the renderer ask again and again, worked out once. */
+export interface Context extends RenderInput {
+  readonly name: string;
+  readonly namespace: string;
+  readonly names: ChildNames;
+  /** Name of the model in requests. */
+  readonly modelName: string;
+  readonly hasPrefill: boolean;
+  /** The pool's group, or undefined when no pool is wanted or none can be had. */
+  readonly pool: 'inference.networking.k8s.io' | 'inference.networking.x-k8s.io' | undefined;
+  /** Whether an endpoint picker of ours runs for this service. */
+  readonly hasScheduler: boolean;
+  /** Name of the pool that the route points at: ours or the user's. */
+  readonly poolName: string;
+  readonly routeSpec: HTTPRouteSpec | undefined;
+}
+
+export function createContext(input: RenderInput): Context {
+  const { service, effective, platform } = input;
+  const scheduler = effective.router?.scheduler;
+  const names = childNames(service.metadata.name);
+  return {
+    ...input,
+    name: service.metadata.name,
+    namespace: service.metadata.namespace ?? 'default',
+    names,
+    modelName: effective.model.name ?? service.metadata.name,
+    hasPrefill: effective.prefill !== undefined,
+    pool: !scheduler
+      ? undefined
+      : platform.served.pool
+        ? 'inference.networking.k8s.io'
+        : platform.served.xPool
+          ? 'inference.networking.x-k8s.io'
+          : undefined,
+    hasScheduler: scheduler !== undefined && scheduler.pool?.ref === undefined,
+    poolName: scheduler?.pool?.ref?.name ?? names.pool,
+    routeSpec: effective.router?.route?.http?.spec,
+  };
+}
+
+/** Whether the operator makes the HTTPRoute: one is asked for and none of the user's is named. */
+export function hasManagedRoute(spec: LLMInferenceServiceSpec): boolean {
+  return spec.router?.route !== undefined && (spec.router.route.http?.refs ?? []).length === 0;
+}
+
+/** Whether the service hangs on the default Gateway: a router that names no Gateway and no route of the user's. */
+export function hasDefaultGateway(spec: LLMInferenceServiceSpec): boolean {
+  const router = spec.router;
+  if (!router || (router.gateway?.refs ?? []).length > 0 || (router.route?.http?.spec?.parentRefs ?? []).length > 0)
+    return false;
+  return (router.gateway !== undefined || router.route !== undefined) && (router.route?.http?.refs ?? []).length === 0;
+}

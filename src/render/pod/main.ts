@@ -1,0 +1,123 @@
+import type { Container, PodSpec, PodTemplate } from '../../api/foreign/pod.ts';
+import { sidecarContainer } from '../../api/labels.ts';
+import type { WorkloadSpec } from '../../api/v1alpha2/llm-inference-service.ts';
+import type { Context } from '../input.ts';
+import type { Role } from '../labels.ts';
+import { mergeContainer, mergePod } from '../merge.ts';
+import { renderModelProbes } from './probes.ts';
+import { completeResources } from './resources.ts';
+import { parseModelUri, renderVllmArgs, splitWords } from './vllm-args.ts';
+
+/** The container that serves the model. */
+export const mainContainer = 'main';
+
+/** Where pods are called. */
+export const servingPort = 8000;
+
+/** Where vLLM listens behind a routing sidecar. */
+export const decoderPort = 8001;
+
+/**
+ * Seconds a stopping pod still takes requests while gateways and pickers learn that it goes, of the
+ * `terminationGraceSeconds` that running requests have in all.
+ */
+const drainSeconds = 5;
+const terminationGraceSeconds = 60;
+
+/** Uid of the model server; images of vLLM start as root, which we do not allow. */
+const modelServerUser = 1000;
+
+const additionalArgs = 'VLLM_ADDITIONAL_ARGS';
+
+/** Whether the user's template brings a routing sidecar of its own. */
+export function hasOwnSidecar(template: PodTemplate | undefined): boolean {
+  return [...(template?.initContainers ?? []), ...(template?.containers ?? [])].some(
+    (container) => container.name === sidecarContainer,
+  );
+}
+
+/** The port on which a role's vLLM listens. */
+export function vllmPortOf(role: Role): number {
+  return role === 'decode' ? decoderPort : servingPort;
+}
+
+/** The pod of a role: ours with the user's template laid over it. */
+export function renderModelPod(context: Context, workload: WorkloadSpec, role: Role): PodSpec {
+  const template = workload.template;
+  const theirs = template?.containers?.find((container) => container.name === mainContainer);
+  const main = renderMain(context, workload, role, theirs);
+  const needsToken = role === 'decode';
+  const ours: PodSpec = {
+    // The token is for the sidecar; model code from the internet has no business with the API server.
+    automountServiceAccountToken: needsToken || template?.serviceAccountName !== undefined,
+    ...(needsToken ? { serviceAccountName: context.names.sidecarServiceAccount } : {}),
+    terminationGracePeriodSeconds: terminationGraceSeconds,
+    containers: [],
+    volumes: [
+      { name: 'home', emptyDir: {} },
+      { name: 'tmp-dir', emptyDir: {} },
+      { name: 'model-cache', emptyDir: {} },
+      { name: 'dshm', emptyDir: { medium: 'Memory', sizeLimit: '1Gi' } },
+    ],
+  };
+  const others = (template?.containers ?? []).filter((container) => container.name !== mainContainer);
+  const merged = mergePod(ours, { ...template, containers: [] });
+  return { ...merged, containers: [completeResources(main), ...others.map(completeResources)] };
+}
+
+function renderMain(context: Context, workload: WorkloadSpec, role: Role, theirs: Container | undefined): Container {
+  const ours = renderOwnMain(context, role);
+  // A command of the user's is run as written: our arguments belong to `vllm serve` alone.
+  if (theirs?.command !== undefined) return mergeContainer(ours, theirs);
+
+  const added = theirs?.env?.find((variable) => variable.name === additionalArgs)?.value;
+  const own = [...(added === undefined ? [] : splitWords(added)), ...(theirs?.args ?? [])];
+  const args = renderVllmArgs({
+    source: parseModelUri(context.effective.model.uri),
+    servedNames: [context.modelName, `publishers/${context.namespace}/models/${context.modelName}`],
+    port: vllmPortOf(role),
+    tensorParallelSize: workload.parallelism?.tensor,
+    kvTransfer: role !== 'both',
+    own,
+  });
+  return { ...mergeContainer(ours, { ...theirs, name: mainContainer }), args: [...args, ...own] };
+}
+
+function renderOwnMain(context: Context, role: Role): Container {
+  const port = vllmPortOf(role);
+  return {
+    name: mainContainer,
+    image: context.platform.images.vllm,
+    command: ['vllm', 'serve'],
+    env: [
+      { name: 'HOME', value: '/home' },
+      // Without an entry for the uid in the image's passwd, PyTorch asks the environment who it is.
+      { name: 'USER', value: 'vllm' },
+      { name: 'HF_HUB_CACHE', value: '/mnt/model-cache' },
+      { name: 'VLLM_LOGGING_LEVEL', value: 'INFO' },
+      ...(role === 'both'
+        ? []
+        : [
+            { name: 'VLLM_NIXL_SIDE_CHANNEL_HOST', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
+            { name: 'VLLM_NIXL_SIDE_CHANNEL_PORT', value: '5600' },
+          ]),
+    ],
+    ports: [{ containerPort: port, name: role === 'decode' ? 'vllm' : 'http', protocol: 'TCP' }],
+    ...renderModelProbes(port),
+    lifecycle: { preStop: { sleep: { seconds: drainSeconds } } },
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      capabilities: { drop: ['ALL'] },
+      readOnlyRootFilesystem: false,
+      runAsNonRoot: true,
+      runAsUser: modelServerUser,
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+    volumeMounts: [
+      { mountPath: '/home', name: 'home' },
+      { mountPath: '/tmp', name: 'tmp-dir' },
+      { mountPath: '/mnt/model-cache', name: 'model-cache' },
+      { mountPath: '/dev/shm', name: 'dshm' },
+    ],
+  };
+}

@@ -1,0 +1,50 @@
+import type { Container } from '../../api/foreign/pod.ts';
+
+type Resources = NonNullable<Container['resources']>;
+
+/** What a routing sidecar asks for: it only passes bytes on. */
+export const sidecarResources: Resources = {
+  requests: { cpu: '50m', memory: '96Mi' },
+  limits: { memory: '512Mi' },
+};
+
+/** What an endpoint picker asks for. No CPU limit: throttling it would delay every request. */
+export const pickerResources: Resources = {
+  requests: { cpu: '100m', memory: '192Mi' },
+  limits: { memory: '1Gi' },
+};
+
+const isExtended = (name: string) => name.includes('/') && !/(^|\.)kubernetes\.io\//.test(name);
+
+/**
+ * Extended resources such as `nvidia.com/gpu` cannot be overcommitted: the API server wants limit and request equal
+ * and refuses a request without a limit. Where only the request is written, the limit follows. Amounts become text,
+ * as the API server stores them.
+ */
+export function completeResources(container: Container): Container {
+  if (!container.resources) return container;
+  const { requests, limits, ...rest } = container.resources;
+  const extended = Object.entries(requests ?? {}).filter(([name]) => isExtended(name));
+  const all = { ...Object.fromEntries(extended), ...limits };
+  return {
+    ...container,
+    resources: {
+      ...rest,
+      ...(requests ? { requests: toTexts(requests) } : {}),
+      ...(Object.keys(all).length > 0 ? { limits: toTexts(all) } : {}),
+    },
+  };
+}
+
+function toTexts(amounts: Readonly<Record<string, unknown>>): Readonly<Record<string, string>> {
+  return Object.fromEntries(Object.entries(amounts).map(([name, amount]) => [name, String(amount)]));
+}
+
+/** How many devices a container asks for, of the extended resource it asks most of; undefined when it asks for none. */
+export function deviceCountOf(container: Container): { readonly name: string; readonly count: number } | undefined {
+  const all = Object.entries({ ...container.resources?.requests, ...container.resources?.limits })
+    .filter(([name]) => isExtended(name))
+    .map(([name, amount]) => ({ name, count: Number(amount) }))
+    .filter(({ count }) => Number.isFinite(count));
+  return all.sort((a, b) => b.count - a.count || a.name.localeCompare(b.name))[0];
+}

@@ -1,0 +1,92 @@
+import type { Container, PodSpec } from '../../api/foreign/pod.ts';
+import { sidecarContainer } from '../../api/labels.ts';
+import { AppError } from '../../errors.ts';
+import { renderSidecarProbes } from './probes.ts';
+import { sidecarResources } from './resources.ts';
+
+/** What the pod webhook must know to inject the routing sidecar: the JSON of the pod's annotation. */
+export interface SidecarSettings {
+  readonly image: string;
+  readonly port: number;
+  readonly decoderPort: number;
+  /** Service of the prefill pods: the way when the picker names none. */
+  readonly prefillUrl: string;
+  readonly connector: string;
+  readonly poolNamespace: string;
+  readonly poolName: string;
+  readonly sessionCacheSize: number;
+}
+
+const texts = ['image', 'prefillUrl', 'connector', 'poolNamespace', 'poolName'] as const;
+const numbers = ['port', 'decoderPort', 'sessionCacheSize'] as const;
+
+/**
+ * Settings from the annotation's text.
+ * @throws AppError `invalid` naming the field that is missing or of the wrong type
+ */
+export function parseSidecarSettings(text: string): SidecarSettings {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (cause) {
+    throw new AppError('invalid', `the routing sidecar's settings are not JSON: ${text.slice(0, 100)}`, { cause });
+  }
+  const settings = (typeof parsed === 'object' && parsed !== null ? parsed : {}) as Readonly<Record<string, unknown>>;
+  for (const [fields, type] of [
+    [texts, 'string'],
+    [numbers, 'number'],
+  ] as const)
+    for (const field of fields)
+      if (typeof settings[field] !== type)
+        throw new AppError(
+          'invalid',
+          `the routing sidecar's settings need ${field}, a ${type}; got ${settings[field]}`,
+        );
+  return settings as unknown as SidecarSettings;
+}
+
+/**
+ * The pod with the routing sidecar as its first init container, which runs beside the model server from before its
+ * start until after its end. Undefined when the pod has one already, so that injecting twice changes nothing.
+ */
+export function injectSidecar<Pod extends Partial<PodSpec>>(pod: Pod, settings: SidecarSettings): Pod | undefined {
+  const present = [...(pod.initContainers ?? []), ...(pod.containers ?? [])];
+  if (present.some((container) => container.name === sidecarContainer)) return undefined;
+  return { ...pod, initContainers: [renderSidecar(settings), ...(pod.initContainers ?? [])] };
+}
+
+function renderSidecar(settings: SidecarSettings): Container {
+  return {
+    name: sidecarContainer,
+    image: settings.image,
+    restartPolicy: 'Always',
+    args: [
+      `--port=${settings.port}`,
+      `--decoder-port=${settings.decoderPort}`,
+      '--decoder-use-tls=false',
+      '--prefiller-use-tls=false',
+      `--prefill-url=${settings.prefillUrl}`,
+      `--connector=${settings.connector}`,
+      '--cert-path=/etc/ssl/certs',
+      '--enable-ssrf-protection=true',
+    ],
+    env: [
+      { name: 'INFERENCE_POOL_NAMESPACE', value: settings.poolNamespace },
+      { name: 'INFERENCE_POOL_NAME', value: settings.poolName },
+      { name: 'SESSION_CACHE_SIZE', value: String(settings.sessionCacheSize) },
+      { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
+      { name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
+    ],
+    ports: [{ containerPort: settings.port, name: 'http', protocol: 'TCP' }],
+    ...renderSidecarProbes(settings.port),
+    resources: sidecarResources,
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      capabilities: { drop: ['ALL'] },
+      readOnlyRootFilesystem: true,
+      runAsNonRoot: true,
+      runAsUser: 65_532,
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+  };
+}

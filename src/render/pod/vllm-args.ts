@@ -1,0 +1,105 @@
+import { AppError } from '../../errors.ts';
+
+/** The command line of `vllm serve`. */
+
+export interface ModelSource {
+  /** What vLLM calls the model: `organisation/model`. */
+  readonly model: string;
+  readonly revision?: string;
+}
+
+/**
+ * The model of a URI: `hf://organisation/model` or `hf://organisation/model:revision`.
+ * @throws AppError `unsupported` for every other scheme, `invalid` when organisation or model is missing
+ */
+export function parseModelUri(uri: string): ModelSource {
+  const scheme = /^([a-z0-9+.-]+):\/\//i.exec(uri)?.[1];
+  if (scheme !== 'hf')
+    throw new AppError(
+      'unsupported',
+      `spec.model.uri: "${uri}" is not supported yet; write hf://organisation/model or hf://organisation/model:revision`,
+    );
+  const [model = '', revision, ...rest] = uri.slice('hf://'.length).split(':');
+  if (!/^[^/\s]+\/[^/\s]+$/.test(model) || rest.length > 0 || revision === '')
+    throw new AppError(
+      'invalid',
+      `spec.model.uri: "${uri}" names no model; write hf://organisation/model or hf://organisation/model:revision`,
+    );
+  return revision === undefined ? { model } : { model, revision };
+}
+
+export interface VllmOptions {
+  readonly source: ModelSource;
+  /** Every name under which the model is asked for. */
+  readonly servedNames: readonly string[];
+  readonly port: number;
+  readonly tensorParallelSize?: number | undefined;
+  /** Set when KV blocks travel between prefill and decode pods. */
+  readonly kvTransfer: boolean;
+  /** Arguments that the user adds, in order; they win over ours. */
+  readonly own: readonly string[];
+}
+
+/** How KV blocks travel: over NIXL, each pod both sending and receiving. */
+export const nixlTransferConfig = '{"kv_connector":"NixlConnector","kv_role":"kv_both"}';
+
+/** The arguments after `vllm serve`, without the user's own; what the user sets is left out of ours. */
+export function renderVllmArgs(options: VllmOptions): readonly string[] {
+  const { source, own } = options;
+  const flag = (name: string, ...values: readonly string[]) => (hasFlag(own, name) ? [] : [name, ...values]);
+  return [
+    source.model,
+    ...(source.revision === undefined ? [] : flag('--revision', source.revision)),
+    ...flag('--served-model-name', ...options.servedNames),
+    ...flag('--port', String(options.port)),
+    ...(options.tensorParallelSize === undefined || hasFlag(own, '-tp')
+      ? []
+      : flag('--tensor-parallel-size', String(options.tensorParallelSize))),
+    // The picker and the sidecar learn from it how much of a prompt was cached.
+    ...(hasFlag(own, '--no-enable-prompt-tokens-details') ? [] : flag('--enable-prompt-tokens-details')),
+    ...(options.kvTransfer ? flag('--kv-transfer-config', nixlTransferConfig) : []),
+  ];
+}
+
+/** Whether arguments set a flag, as `--flag value`, `--flag=value` or, for nested ones, `--flag.key value`. */
+export function hasFlag(args: readonly string[], name: string): boolean {
+  return args.some((arg) => arg === name || arg.startsWith(`${name}=`) || arg.startsWith(`${name}.`));
+}
+
+/**
+ * Words of a text as a POSIX shell splits them: blanks, single and double quotes, backslashes. Nothing is expanded.
+ * @throws AppError `invalid` for a quote that is not closed
+ */
+export function splitWords(text: string): readonly string[] {
+  const words: string[] = [];
+  let word: string | undefined;
+  for (let i = 0; i < text.length; i++) {
+    const char = text[i] ?? '';
+    if (char === "'") {
+      const end = text.indexOf("'", i + 1);
+      if (end < 0) throw unclosed(text);
+      word = (word ?? '') + text.slice(i + 1, end);
+      i = end;
+    } else if (char === '"') {
+      word ??= '';
+      for (i++; text[i] !== '"'; i++) {
+        if (i >= text.length) throw unclosed(text);
+        if (text[i] === '\\' && /["\\$`]/.test(text[i + 1] ?? '')) i++;
+        word += text[i] ?? '';
+      }
+    } else if (char === '\\' && i + 1 < text.length) {
+      word = (word ?? '') + (text[++i] ?? '');
+    } else if (/\s/.test(char)) {
+      if (word !== undefined) words.push(word);
+      word = undefined;
+    } else {
+      word = (word ?? '') + char;
+    }
+  }
+  if (word !== undefined) words.push(word);
+  return words;
+}
+
+function unclosed(text: string): AppError {
+  return new AppError('invalid', `VLLM_ADDITIONAL_ARGS: "${text}" has a quote that is not closed`);
+}

@@ -1,0 +1,38 @@
+import type { Manifest } from '../kube/object.ts';
+import { type Context, createContext, type RenderInput } from './input.ts';
+import { renderGateway } from './routing/gateway.ts';
+import { renderRoute } from './routing/http-route.ts';
+import { renderInferencePools } from './routing/inference-pool.ts';
+import { renderPickerDeployment } from './scheduler/deployment.ts';
+import { renderPickerAccess } from './scheduler/rbac.ts';
+import { renderPickerService } from './scheduler/service.ts';
+import { renderWorkloads } from './workload/deployment.ts';
+import { renderSidecarAccess } from './workload/rbac.ts';
+import { renderWorkloadServices } from './workload/service.ts';
+
+/**
+ * Every object that a service needs, in the order in which one reads them. The same input gives the same manifests.
+ * @throws AppError when the spec cannot be rendered; the checks of `src/plan` say so beforehand
+ */
+export function render(input: RenderInput): readonly Manifest[] {
+  const context = createContext(input);
+  return [
+    ...renderSidecarAccess(context),
+    ...renderWorkloads(context),
+    ...renderWorkloadServices(context),
+    ...renderScheduler(context),
+    ...renderGateway(context),
+    ...renderRoute(context),
+  ];
+}
+
+function renderScheduler(context: Context): readonly Manifest[] {
+  // Without a pool a picker has nothing to pick from.
+  if (!context.hasScheduler || !context.pool) return [];
+  return [
+    ...renderPickerAccess(context),
+    renderPickerDeployment(context),
+    renderPickerService(context),
+    ...renderInferencePools(context),
+  ];
+}

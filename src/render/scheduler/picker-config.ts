@@ -1,0 +1,84 @@
+import { stringify } from 'yaml';
+import type { Context } from '../input.ts';
+
+interface PickerConfig {
+  readonly apiVersion: 'llm-d.ai/v1alpha1';
+  readonly kind: 'EndpointPickerConfig';
+  readonly plugins: readonly { readonly type: string; readonly parameters?: Readonly<Record<string, unknown>> }[];
+  readonly schedulingProfiles: readonly {
+    readonly name: string;
+    readonly plugins: readonly { readonly pluginRef: string; readonly weight?: number }[];
+  }[];
+}
+
+/** One pool of equal pods: prefer those that hold the prompt's prefix, then those with room. */
+const singleProfile: PickerConfig = {
+  apiVersion: 'llm-d.ai/v1alpha1',
+  kind: 'EndpointPickerConfig',
+  plugins: [
+    { type: 'single-profile-handler' },
+    { type: 'queue-scorer' },
+    { type: 'kv-cache-utilization-scorer' },
+    { type: 'prefix-cache-scorer' },
+    { type: 'max-score-picker' },
+  ],
+  schedulingProfiles: [
+    {
+      name: 'default',
+      plugins: [
+        { pluginRef: 'queue-scorer', weight: 2 },
+        { pluginRef: 'kv-cache-utilization-scorer', weight: 2 },
+        { pluginRef: 'prefix-cache-scorer', weight: 3 },
+        { pluginRef: 'max-score-picker' },
+      ],
+    },
+  ],
+};
+
+/** Prefill and decode pods: each profile filters by role; a decider says whether a request needs a prefill pod. */
+const disaggregated: PickerConfig = {
+  apiVersion: 'llm-d.ai/v1alpha1',
+  kind: 'EndpointPickerConfig',
+  plugins: [
+    { type: 'disagg-headers-handler' },
+    { type: 'prefill-filter' },
+    { type: 'decode-filter' },
+    { type: 'queue-scorer' },
+    { type: 'kv-cache-utilization-scorer' },
+    { type: 'load-aware-scorer' },
+    { type: 'prefix-cache-scorer' },
+    { type: 'max-score-picker' },
+    { type: 'always-disagg-pd-decider' },
+    { type: 'disagg-profile-handler', parameters: { deciders: { prefill: 'always-disagg-pd-decider' } } },
+  ],
+  schedulingProfiles: [
+    {
+      name: 'prefill',
+      plugins: [
+        { pluginRef: 'prefill-filter' },
+        { pluginRef: 'prefix-cache-scorer', weight: 3 },
+        { pluginRef: 'queue-scorer', weight: 2 },
+        { pluginRef: 'kv-cache-utilization-scorer', weight: 2 },
+        { pluginRef: 'max-score-picker' },
+      ],
+    },
+    {
+      name: 'decode',
+      plugins: [
+        { pluginRef: 'decode-filter' },
+        { pluginRef: 'load-aware-scorer', weight: 2 },
+        { pluginRef: 'prefix-cache-scorer', weight: 3 },
+        { pluginRef: 'max-score-picker' },
+      ],
+    },
+  ],
+};
+
+/**
+ * The picker's configuration as YAML: the user's when written, else that of the topology. It is worked out anew on
+ * every render, so that adding or removing prefill changes the picker too.
+ */
+export function renderPickerConfig(context: Context): string {
+  const inline = context.effective.router?.scheduler?.config?.inline;
+  return stringify(inline ?? (context.hasPrefill ? disaggregated : singleProfile));
+}

@@ -1,0 +1,56 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from '@jest/globals';
+import { parse, stringify } from 'yaml';
+import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { Platform } from '../../src/render/input.ts';
+import { render } from '../../src/render/render.ts';
+import { platform } from '../builders/service.ts';
+
+/**
+ * `<case>/input.yaml` holds a `service`, or the `sample` that is one, and what differs of the `platform`;
+ * `<case>/expected.yaml` every manifest of it. UPDATE_GOLDEN=1 rewrites the latter.
+ */
+interface Input {
+  readonly sample?: string;
+  readonly service?: LLMInferenceService;
+  readonly platform?: Partial<Platform>;
+}
+
+const root = join(import.meta.dirname, '..', '..');
+const samples = join(root, 'config', 'samples');
+const folder = join(root, 'test', 'golden');
+const cases = readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+  entry.isDirectory() ? [entry.name] : [],
+);
+
+function renderCase(name: string): string {
+  const input: Input = parse(readFileSync(join(folder, name, 'input.yaml'), 'utf8'));
+  const service: LLMInferenceService =
+    input.service ?? parse(readFileSync(join(samples, `${input.sample ?? name}.yaml`), 'utf8'));
+  const live = {
+    ...service,
+    metadata: { namespace: 'default', uid: '00000000-0000-4000-8000-000000000001', generation: 1, ...service.metadata },
+  };
+  const manifests = render({ service: live, effective: live.spec, platform: platform(input.platform) });
+  return manifests.map((manifest) => stringify(manifest, { aliasDuplicateObjects: false })).join('---\n');
+}
+
+describe('rendered manifests', () => {
+  it.each(cases)('%s is as expected', (name) => {
+    const actual = renderCase(name);
+    const path = join(folder, name, 'expected.yaml');
+    if (process.env.UPDATE_GOLDEN === '1') writeFileSync(path, actual);
+    expect(existsSync(path)).toBe(true);
+    expect(actual).toBe(readFileSync(path, 'utf8'));
+  });
+
+  it('cover every sample', () => {
+    const covered = cases.map((name) => {
+      const input: Input = parse(readFileSync(join(folder, name, 'input.yaml'), 'utf8'));
+      return input.service ? undefined : `${input.sample ?? name}.yaml`;
+    });
+    const present = readdirSync(samples).filter((file) => file.endsWith('.yaml'));
+    expect(present.filter((file) => !covered.includes(file))).toEqual([]);
+  });
+});
