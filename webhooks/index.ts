@@ -1,0 +1,14 @@
+import { type AdmissionHandler, createHandler } from './handler.ts';
+import { defaulting } from './llm-inference-service/default.ts';
+import { validation } from './llm-inference-service/validate.ts';
+import { validation as configValidation } from './llm-inference-service-config/validate.ts';
+import { injection } from './pod/inject.ts';
+import { registrations } from './registration.ts';
+
+/** Path → handler: everything that the admission server answers. */
+export const webhooks: ReadonlyMap<string, AdmissionHandler> = new Map([
+  [registrations.defaultService.path, createHandler(defaulting)],
+  [registrations.injectSidecar.path, createHandler(injection)],
+  [registrations.validateService.path, createHandler(validation)],
+  [registrations.validateServiceConfig.path, createHandler(configValidation)],
+]);
