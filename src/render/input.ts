@@ -1,4 +1,5 @@
 import type { Gateway, HTTPRouteSpec } from '../api/foreign/gateway-api.ts';
+import { modelNameOf } from '../api/v1alpha2/defaults.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
 import { type ChildNames, childNames } from './names.ts';
 
@@ -50,10 +51,6 @@ export interface Context extends RenderInput {
   readonly hasPrefill: boolean;
   /** The pool's group, or undefined when no pool is wanted or none can be had. */
   readonly pool: 'inference.networking.k8s.io' | 'inference.networking.x-k8s.io' | undefined;
-  /** Whether an endpoint picker of ours runs for this service. */
-  readonly hasScheduler: boolean;
-  /** Name of the pool that the route points at: ours or the user's. */
-  readonly poolName: string;
   readonly routeSpec: HTTPRouteSpec | undefined;
 }
 
@@ -66,7 +63,7 @@ export function createContext(input: RenderInput): Context {
     name: service.metadata.name,
     namespace: service.metadata.namespace ?? 'default',
     names,
-    modelName: effective.model.name ?? service.metadata.name,
+    modelName: modelNameOf({ ...service, spec: effective }),
     hasPrefill: effective.prefill !== undefined,
     pool: !scheduler
       ? undefined
@@ -75,21 +72,14 @@ export function createContext(input: RenderInput): Context {
         : platform.served.xPool
           ? 'inference.networking.x-k8s.io'
           : undefined,
-    hasScheduler: scheduler !== undefined && scheduler.pool?.ref === undefined,
-    poolName: scheduler?.pool?.ref?.name ?? names.pool,
     routeSpec: effective.router?.route?.http?.spec,
   };
 }
 
-/** Whether the operator makes the HTTPRoute: one is asked for and none of the user's is named. */
-export function hasManagedRoute(spec: LLMInferenceServiceSpec): boolean {
-  return spec.router?.route !== undefined && (spec.router.route.http?.refs ?? []).length === 0;
-}
-
-/** Whether the service hangs on the default Gateway: a router that names no Gateway and no route of the user's. */
+/** Whether the service hangs on the default Gateway: it asks for a Gateway or a route and names no Gateway. */
 export function hasDefaultGateway(spec: LLMInferenceServiceSpec): boolean {
   const router = spec.router;
   if (!router || (router.gateway?.refs ?? []).length > 0 || (router.route?.http?.spec?.parentRefs ?? []).length > 0)
     return false;
-  return (router.gateway !== undefined || router.route !== undefined) && (router.route?.http?.refs ?? []).length === 0;
+  return router.gateway !== undefined || router.route !== undefined;
 }

@@ -28,7 +28,7 @@ export function render(input: RenderInput): readonly Manifest[] {
 
 function renderScheduler(context: Context): readonly Manifest[] {
   // Without a pool a picker has nothing to pick from.
-  if (!context.hasScheduler || !context.pool) return [];
+  if (!context.pool) return [];
   return [
     ...renderPickerAccess(context),
     renderPickerDeployment(context),

@@ -39,12 +39,3 @@ export function completeResources(container: Container): Container {
 function toTexts(amounts: Readonly<Record<string, unknown>>): Readonly<Record<string, string>> {
   return Object.fromEntries(Object.entries(amounts).map(([name, amount]) => [name, String(amount)]));
 }
-
-/** How many devices a container asks for, of the extended resource it asks most of; undefined when it asks for none. */
-export function deviceCountOf(container: Container): { readonly name: string; readonly count: number } | undefined {
-  const all = Object.entries({ ...container.resources?.requests, ...container.resources?.limits })
-    .filter(([name]) => isExtended(name))
-    .map(([name, amount]) => ({ name, count: Number(amount) }))
-    .filter(({ count }) => Number.isFinite(count));
-  return all.sort((a, b) => b.count - a.count || a.name.localeCompare(b.name))[0];
-}

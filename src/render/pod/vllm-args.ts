@@ -1,3 +1,4 @@
+import { parseHuggingFaceUri } from '../../api/v1alpha2/model-uri.ts';
 import { AppError } from '../../errors.ts';
 
 /** The command line of `vllm serve`. */
@@ -10,22 +11,17 @@ export interface ModelSource {
 
 /**
  * The model of a URI: `hf://organisation/model` or `hf://organisation/model:revision`.
- * @throws AppError `unsupported` for every other scheme, `invalid` when organisation or model is missing
+ * @throws AppError `unsupported` for everything else; admission refuses it before
  */
 export function parseModelUri(uri: string): ModelSource {
-  const scheme = /^([a-z0-9+.-]+):\/\//i.exec(uri)?.[1];
-  if (scheme !== 'hf')
+  const found = parseHuggingFaceUri(uri);
+  if (!found)
     throw new AppError(
       'unsupported',
-      `spec.model.uri: "${uri}" is not supported yet; write hf://organisation/model or hf://organisation/model:revision`,
+      `spec.model.uri: "${uri}" is not supported; write hf://organisation/model or hf://organisation/model:revision`,
     );
-  const [model = '', revision, ...rest] = uri.slice('hf://'.length).split(':');
-  if (!/^[^/\s]+\/[^/\s]+$/.test(model) || rest.length > 0 || revision === '')
-    throw new AppError(
-      'invalid',
-      `spec.model.uri: "${uri}" names no model; write hf://organisation/model or hf://organisation/model:revision`,
-    );
-  return revision === undefined ? { model } : { model, revision };
+  const model = `${found.organisation}/${found.model}`;
+  return found.revision === undefined ? { model } : { model, revision: found.revision };
 }
 
 export interface VllmOptions {

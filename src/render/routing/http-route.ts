@@ -7,7 +7,7 @@ import type {
 } from '../../api/foreign/gateway-api.ts';
 import { components } from '../../api/labels.ts';
 import type { Manifest } from '../../kube/object.ts';
-import { type Context, hasManagedRoute } from '../input.ts';
+import type { Context } from '../input.ts';
 import { componentLabels } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
 import { servingPort } from '../pod/main.ts';
@@ -37,10 +37,10 @@ export function hasModelRouting(spec: {
   return spec.annotations?.[modelRoutingAnnotation] === 'true';
 }
 
-/** The HTTPRoute that the operator makes, or none where the user names routes of their own. */
+/** The HTTPRoute that the operator makes, where the service asks for one. */
 export function renderRoute(context: Context): readonly Manifest[] {
   const { service, name, namespace, names, effective, routeSpec } = context;
-  if (!context.platform.served.gatewayApi || !hasManagedRoute(effective)) return [];
+  if (!context.platform.served.gatewayApi || effective.router?.route === undefined) return [];
   const spec: HTTPRouteSpec = {
     ...routeSpec,
     parentRefs: gatewayParents(context),
@@ -74,7 +74,7 @@ function renderRules(context: Context): readonly HTTPRouteRule[] {
     weight: 1,
   };
   const toPods: HTTPBackendRef = context.pool
-    ? { group: context.pool, kind: 'InferencePool', name: context.poolName, port: servingPort, weight: 1 }
+    ? { group: context.pool, kind: 'InferencePool', name: context.names.pool, port: servingPort, weight: 1 }
     : toService;
   const byPath = servicePrefix(namespace, name);
   const byPublisher = publisherPrefix(namespace, modelName);

@@ -61,13 +61,13 @@ function renderPickerPod(context: Context, replicas: number): PodSpec {
 }
 
 function renderPicker(context: Context, replicas: number, theirs: Container | undefined): Container {
-  const { namespace, poolName, platform } = context;
+  const { namespace, names, platform } = context;
   const own = [...(theirs?.command ?? []), ...(theirs?.args ?? [])];
   const flag = (name: string, value: string) => (hasFlag(own, name) ? [] : [name, value]);
   const ownConfig = hasFlag(own, '--config-text') || hasFlag(own, '--config-file');
   const inline = context.effective.router?.scheduler?.config?.inline !== undefined;
   const args = [
-    ...flag('--pool-name', poolName),
+    ...flag('--pool-name', names.pool),
     ...flag('--pool-namespace', namespace),
     ...flag('--grpc-port', String(pickerPorts.grpc)),
     ...flag('--grpc-health-port', String(pickerPorts.grpcHealth)),

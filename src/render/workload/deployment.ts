@@ -73,7 +73,7 @@ export function sidecarSettingsOf(context: Context): SidecarSettings {
     prefillUrl: `http://${names.prefillService}.${namespace}.svc.cluster.local:${servingPort}`,
     connector: 'nixlv2',
     poolNamespace: namespace,
-    poolName: context.poolName,
+    poolName: context.names.pool,
     sessionCacheSize: platform.sidecarSessions,
   };
 }
