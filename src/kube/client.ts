@@ -72,7 +72,7 @@ export interface Client {
     method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE',
     path: string,
     body?: unknown,
-    options?: { readonly contentType?: string; readonly timeoutMs?: number },
+    options?: { readonly contentType?: string; readonly accept?: string; readonly timeoutMs?: number },
     signal?: AbortSignal,
   ): Promise<T>;
   /** Requests sent so far, by method: what the no-op benchmark counts. */

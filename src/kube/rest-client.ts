@@ -29,6 +29,8 @@ interface Call {
   readonly query?: Readonly<Record<string, string | undefined>>;
   readonly body?: unknown;
   readonly contentType?: string;
+  /** Another representation of the answer: a Table. */
+  readonly accept?: string;
   readonly timeoutMs?: number;
   /** For messages: `PATCH deployments ns/name`. */
   readonly what: string;
@@ -64,10 +66,10 @@ export function createClient(settings: ConnectionSettings, deps: ClientDeps): Cl
   const sent: Record<string, number> = {};
   const userAgent = deps.userAgent ?? 'signalbox';
 
-  const headersOf = async (call: Pick<Call, 'body' | 'contentType'>): Promise<Record<string, string>> => {
+  const headersOf = async (call: Pick<Call, 'body' | 'contentType' | 'accept'>): Promise<Record<string, string>> => {
     const authorization = await settings.authorization?.();
     return {
-      accept: 'application/json',
+      accept: call.accept ?? 'application/json',
       'user-agent': userAgent,
       ...(authorization ? { authorization } : {}),
       ...(call.body !== undefined ? { 'content-type': call.contentType ?? 'application/json' } : {}),
@@ -360,6 +362,7 @@ export function createClient(settings: ConnectionSettings, deps: ClientDeps): Cl
           path,
           ...(body === undefined ? {} : { body }),
           ...(options.contentType ? { contentType: options.contentType } : {}),
+          ...(options.accept ? { accept: options.accept } : {}),
           ...(options.timeoutMs ? { timeoutMs: options.timeoutMs } : {}),
           what: `${method} ${path}`,
         },

@@ -1,0 +1,62 @@
+import { Command, CommanderError } from 'commander';
+import { AppError } from '../errors.ts';
+import type { LocalEnvironment } from '../local/paths.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { demoCommand } from './commands/demo/command.ts';
+import { downCommand } from './commands/down/command.ts';
+import { logsCommand } from './commands/logs/command.ts';
+import { statusCommand } from './commands/status/command.ts';
+import { upCommand } from './commands/up/command.ts';
+import type { Output } from './output.ts';
+
+/** What every command gets. */
+export interface CliDeps {
+  readonly version: string;
+  readonly environment: LocalEnvironment;
+  readonly output: Output;
+  readonly log: Logger;
+  /** Aborted by Ctrl-C and SIGTERM. */
+  readonly signal: AbortSignal;
+  /** The file that runs this program, for a command that starts itself in the background. */
+  readonly self: string;
+}
+
+/** Every command, in the order of the help page. */
+const commands: readonly ((deps: CliDeps) => Command)[] = [
+  demoCommand,
+  upCommand,
+  statusCommand,
+  logsCommand,
+  downCommand,
+];
+
+/**
+ * Runs one command line.
+ *
+ * @returns the exit code: 0 done, 1 it failed, 2 the command line was wrong
+ * @throws what the command throws
+ */
+export async function runProgram(deps: CliDeps, argv: readonly string[]): Promise<number> {
+  const program = new Command('signalbox')
+    .description('Serve large language models on Kubernetes; try it without a cluster')
+    .version(deps.version)
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => deps.output.raw(text), writeErr: () => {} });
+  for (const create of commands) program.addCommand(create(deps).exitOverride().copyInheritedSettings(program));
+  program.action(() => {
+    deps.output.raw(program.helpInformation());
+  });
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return 0;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) {
+      if (thrown.exitCode === 0) return 0;
+      throw new AppError(
+        'usage',
+        `${thrown.message.replace(/^error: /, '').replaceAll('\n', ' ')}; \`signalbox --help\` lists the commands`,
+      );
+    }
+    throw thrown;
+  }
+}
