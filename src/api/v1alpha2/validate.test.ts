@@ -1,0 +1,372 @@
+import { describe, expect, it } from '@jest/globals';
+import { defaultService, modelNameOf } from './defaults.ts';
+import type { LLMInferenceService, LLMInferenceServiceSpec } from './llm-inference-service.ts';
+import { parseHuggingFaceUri } from './model-uri.ts';
+import { validateService, validateServiceConfig, warnService } from './validate.ts';
+
+const model = { uri: 'hf://Qwen/Qwen3-8B' };
+
+function service(spec: Partial<LLMInferenceServiceSpec> = {}, name = 'chat'): LLMInferenceService {
+  return {
+    apiVersion: 'serving.kserve.io/v1alpha2',
+    kind: 'LLMInferenceService',
+    metadata: { name, namespace: 'team' },
+    spec: { model, ...spec },
+  };
+}
+
+const picker = {
+  apiVersion: 'llm-d.ai/v1alpha1',
+  kind: 'EndpointPickerConfig',
+  plugins: [{ type: 'queue-scorer' }, { type: 'max-score-picker', name: 'best' }],
+  schedulingProfiles: [{ name: 'default', plugins: [{ pluginRef: 'queue-scorer', weight: 2 }, { pluginRef: 'best' }] }],
+};
+
+describe('validateService', () => {
+  it.each<[string, Partial<LLMInferenceServiceSpec>]>([
+    ['nothing but a model', {}],
+    ['a revision', { model: { uri: 'hf://Qwen/Qwen3-8B:refs/pr/1', name: 'Qwen/Qwen3-8B' } }],
+    [
+      'prefill and decode with everything that works',
+      {
+        replicas: 2,
+        parallelism: { tensor: 2 },
+        labels: { 'example.com/team': 'a' },
+        annotations: { 'prometheus.io/scrape': 'true' },
+        template: { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '2' } } }] },
+        rolloutStrategy: { maxUnavailable: 1, maxSurge: '25%' },
+        prefill: { replicas: 1, parallelism: { tensor: 1, expert: false }, template: { containers: [] } },
+        router: {
+          gateway: { refs: [{ name: 'gw' }, { name: 'gw', sectionName: 'http' }] },
+          route: { http: { spec: { hostnames: ['a.example'] }, refs: [] } },
+          scheduler: { replicas: 2, config: { inline: picker }, pool: { spec: { targetPorts: [{ number: 8000 }] } } },
+        },
+        baseRefs: [],
+      },
+    ],
+    ['a rollout that only adds', { rolloutStrategy: { maxUnavailable: 0, maxSurge: '150%' } }],
+    [
+      'the same Gateways in both places',
+      {
+        router: {
+          gateway: { refs: [{ name: 'a', namespace: 'x' }, { name: 'b' }] },
+          route: {
+            http: {
+              spec: {
+                parentRefs: [
+                  { name: 'b', namespace: 'team' },
+                  { name: 'a', namespace: 'x' },
+                ],
+              },
+            },
+          },
+        },
+      },
+    ],
+  ])('accepts %s', (_, spec) => {
+    expect(validateService(service(spec))).toEqual([]);
+  });
+
+  const notYet = 'not supported yet';
+  it.each<[string, Partial<LLMInferenceServiceSpec>, string, string]>([
+    ['S3', { model: { uri: 's3://bucket/x' } }, 'spec.model.uri', notYet],
+    ['a claim', { model: { uri: 'pvc://claim/x' } }, 'spec.model.uri', notYet],
+    ['an OCI image', { model: { uri: 'oci+native://image' } }, 'spec.model.uri', notYet],
+    ['an unknown scheme', { model: { uri: 'ftp://host/x' } }, 'spec.model.uri', 'is not hf://organisation/model'],
+    ['no organisation', { model: { uri: 'hf://gpt2' } }, 'spec.model.uri', 'is not hf://organisation/model'],
+    ['no scheme', { model: { uri: 'Qwen/Qwen3-8B' } }, 'spec.model.uri', 'is not hf://organisation/model'],
+    ['a space in the URI', { model: { uri: 'hf://a/b c' } }, 'spec.model.uri', 'is not hf://organisation/model'],
+    ['a quote in the name', { model: { ...model, name: 'a"b' } }, 'spec.model.name', 'cannot stand in a URL path'],
+    ['dots in the name', { model: { ...model, name: 'a/../b' } }, 'spec.model.name', 'cannot stand in a URL path'],
+    ['LoRA', { model: { ...model, lora: { adapters: [] } } }, 'spec.model.lora', notYet],
+    ['encryption', { model: { ...model, confidential: { enabled: true } } }, 'spec.model.confidential.enabled', notYet],
+    ['storage', { storageInitializer: { enabled: true } }, 'spec.storageInitializer', notYet],
+    ['workers', { worker: {} }, 'spec.worker', notYet],
+    ['workers of prefill', { prefill: { worker: {} } }, 'spec.prefill.worker', notYet],
+    ['data parallelism', { parallelism: { data: 2, tensor: 1 } }, 'spec.parallelism.data', notYet],
+    ['dataLocal', { parallelism: { dataLocal: 2 } }, 'spec.parallelism.dataLocal', notYet],
+    ['dataRPCPort', { parallelism: { dataRPCPort: 5555 } }, 'spec.parallelism.dataRPCPort', notYet],
+    ['pipelines', { prefill: { parallelism: { pipeline: 2 } } }, 'spec.prefill.parallelism.pipeline', notYet],
+    ['experts', { parallelism: { expert: true } }, 'spec.parallelism.expert', notYet],
+    ['scaling', { scaling: { maxReplicas: 2, keda: { triggers: [{}] } } }, 'spec.scaling', notYet],
+    ['offloading', { kvCacheOffloading: { cpu: '1Gi' } }, 'spec.kvCacheOffloading', notYet],
+    [
+      'routes of your own',
+      { router: { route: { http: { refs: [{ name: 'r' }] } } } },
+      'spec.router.route.http.refs',
+      notYet,
+    ],
+    ['a group', { router: { route: { group: 'g', weight: 1 } } }, 'spec.router.route.group', notYet],
+    ['a weight', { router: { route: { weight: 0 } } }, 'spec.router.route.weight', notYet],
+    ['an Ingress', { router: { ingress: {} } }, 'spec.router.ingress', notYet],
+    [
+      'a pool of your own',
+      { router: { scheduler: { pool: { ref: { name: 'p' } } } } },
+      'spec.router.scheduler.pool.ref',
+      notYet,
+    ],
+    [
+      'a ConfigMap',
+      { router: { scheduler: { config: { ref: { name: 'c', key: 'k' } } } } },
+      'spec.router.scheduler.config.ref',
+      notYet,
+    ],
+    ['a tokenizer', { router: { scheduler: { tokenizer: {} } } }, 'spec.router.scheduler.tokenizer', notYet],
+    ['tracing', { tracing: {} }, 'spec.tracing', notYet],
+    ['bases', { baseRefs: [{ name: 'b' }] }, 'spec.baseRefs', notYet],
+
+    [
+      'refs and a spec',
+      { router: { route: { http: { refs: [{ name: 'r' }], spec: {} } } } },
+      'spec.router.route.http',
+      'cannot use both custom HTTPRoute refs',
+    ],
+    [
+      'refs and a managed Gateway',
+      { router: { gateway: {}, route: { http: { refs: [{ name: 'r' }] } } } },
+      'spec.router.route.http.refs',
+      'cannot be used with a managed gateway',
+    ],
+    [
+      'other Gateways in the route',
+      { router: { gateway: { refs: [{ name: 'a' }] }, route: { http: { spec: { parentRefs: [{ name: 'b' }] } } } } },
+      'spec.router.route.http.spec.parentRefs',
+      'conflict with custom gateway refs',
+    ],
+    [
+      'a Gateway twice',
+      { router: { gateway: { refs: [{ name: 'a' }, { name: 'a', namespace: 'team' }] } } },
+      'spec.router.gateway.refs[1]',
+      'twice',
+    ],
+    [
+      'no picker replicas',
+      { router: { scheduler: { replicas: 0 } } },
+      'spec.router.scheduler.replicas',
+      'scheduler replicas must be greater than zero',
+    ],
+    [
+      'an empty picker config',
+      { router: { scheduler: { config: {} } } },
+      'spec.router.scheduler.config',
+      'either inline or ref is required',
+    ],
+    [
+      'two picker configs',
+      { router: { scheduler: { config: { inline: picker, ref: { name: 'c', key: 'k' } } } } },
+      'spec.router.scheduler.config',
+      'both inline and ref are set',
+    ],
+    [
+      'another kind',
+      { router: { scheduler: { config: { inline: { ...picker, kind: 'Pod' } } } } },
+      'spec.router.scheduler.config.inline.kind',
+      'inline configuration is invalid',
+    ],
+    [
+      'a plugin without type',
+      { router: { scheduler: { config: { inline: { ...picker, plugins: [{ name: 'x' }] } } } } },
+      'spec.router.scheduler.config.inline.plugins[0].type',
+      'inline configuration is invalid',
+    ],
+    [
+      'a reference to no plugin',
+      { router: { scheduler: { config: { inline: { ...picker, plugins: [{ type: 'queue-scorer' }] } } } } },
+      'spec.router.scheduler.config.inline.schedulingProfiles[0].plugins[1].pluginRef',
+      '"best" names no plugin',
+    ],
+    [
+      'a plugin twice',
+      {
+        router: {
+          scheduler: { config: { inline: { ...picker, plugins: [...picker.plugins, { type: 'queue-scorer' }] } } },
+        },
+      },
+      'spec.router.scheduler.config.inline.plugins[2]',
+      'declared twice',
+    ],
+    [
+      'negative unavailability',
+      { rolloutStrategy: { maxUnavailable: -1 } },
+      'spec.rolloutStrategy.maxUnavailable',
+      'must be greater than or equal to 0',
+    ],
+    [
+      'more than all',
+      { rolloutStrategy: { maxUnavailable: '101%' } },
+      'spec.rolloutStrategy.maxUnavailable',
+      'must not be greater than 100%',
+    ],
+    [
+      'no percentage',
+      { prefill: { rolloutStrategy: { maxSurge: 'some' } } },
+      'spec.prefill.rolloutStrategy.maxSurge',
+      'a percentage such as 25%',
+    ],
+    [
+      'no way to roll',
+      { rolloutStrategy: { maxUnavailable: '0%', maxSurge: 0 } },
+      'spec.rolloutStrategy',
+      'cannot both be zero',
+    ],
+    [
+      'a reserved label',
+      { labels: { 'llm-d.ai/role': 'both' } },
+      'spec.labels[llm-d.ai/role]',
+      'the operator sets this label',
+    ],
+    ['a bad label value', { prefill: { labels: { a: 'x y' } } }, 'spec.prefill.labels[a]', 'is not a label value'],
+    ['a bad annotation name', { annotations: { 'a b': '' } }, 'spec.annotations[a b]', 'is not an annotation name'],
+    [
+      'a container without name',
+      { template: { containers: [{ image: 'x' } as never] } },
+      'spec.template.containers[0].name',
+      'needs a name',
+    ],
+    [
+      'a container twice',
+      { template: { containers: [{ name: 'a' }], initContainers: [{ name: 'a' }] } },
+      'spec.template.initContainers[0].name',
+      'twice',
+    ],
+    ['containers as a map', { template: { containers: {} as never } }, 'spec.template.containers', 'must be a list'],
+  ])('refuses %s', (_, spec, path, message) => {
+    const found = validateService(service(spec)).filter((issue) => issue.path === path);
+    expect(found.map((issue) => issue.message).join('\n')).toContain(message);
+  });
+
+  it('shows the value and the remedy of what is not supported', () => {
+    expect(validateService(service({ parallelism: { pipeline: 3 } }))).toEqual([
+      {
+        path: 'spec.parallelism.pipeline',
+        code: 'unsupported',
+        message: '3: pipeline parallelism: not supported yet; use parallelism.tensor',
+      },
+    ]);
+  });
+
+  it('refuses annotations for managed devices', () => {
+    const withAnnotation = service();
+    const annotated = {
+      ...withAnnotation,
+      metadata: { ...withAnnotation.metadata, annotations: { 'serving.kserve.io/exp-dra-device-class': 'gpu' } },
+    };
+    expect(validateService(annotated).map(({ path }) => path)).toEqual([
+      'metadata.annotations[serving.kserve.io/exp-dra-device-class]',
+    ]);
+  });
+
+  it.each(['1abc', 'a.b', 'Abc', 'a-', 'a'.repeat(64)])('refuses the name %s', (name) => {
+    expect(validateService(service({}, name)).map(({ path }) => path)).toEqual(['metadata.name']);
+  });
+
+  it('says everything at once', () => {
+    const issues = validateService(service({ model: { uri: 'x' }, worker: {}, tracing: {}, prefill: { worker: {} } }));
+    expect(issues.map(({ path }) => path)).toEqual([
+      'spec.model.uri',
+      'spec.worker',
+      'spec.prefill.worker',
+      'spec.tracing',
+    ]);
+  });
+
+  it('lets metadata of what is stored change, and objects go', () => {
+    const stored = service({ worker: {} });
+    expect(validateService({ ...stored, metadata: { ...stored.metadata, finalizers: [] } }, stored)).toEqual([]);
+    expect(validateService({ ...stored, spec: { ...stored.spec, replicas: 2 } }, stored)).toHaveLength(1);
+    const going = { ...stored, metadata: { ...stored.metadata, deletionTimestamp: '2026-01-01T00:00:00Z' } };
+    expect(validateService(going)).toEqual([]);
+  });
+});
+
+describe('warnService', () => {
+  it('warns of Gateways named twice and of too few GPUs', () => {
+    const template = { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '1' } } }] };
+    const warnings = warnService(
+      service({
+        parallelism: { tensor: 2 },
+        template,
+        prefill: { parallelism: { tensor: 1 }, template },
+        router: { gateway: { refs: [{ name: 'a' }] }, route: { http: { spec: { parentRefs: [{ name: 'a' }] } } } },
+      }),
+    );
+    expect(warnings).toHaveLength(2);
+    expect(warnings[0]).toContain('can be omitted');
+    expect(warnings[1]).toContain('spec.parallelism.tensor: 2 needs 2 GPUs');
+    expect(warnService(service())).toEqual([]);
+  });
+});
+
+describe('validateServiceConfig', () => {
+  const config = (spec: Partial<LLMInferenceServiceSpec>) => ({
+    apiVersion: 'serving.kserve.io/v1alpha2' as const,
+    kind: 'LLMInferenceServiceConfig' as const,
+    metadata: { name: 'base' },
+    spec,
+  });
+
+  it('refuses bases of bases and a picker without replicas', () => {
+    const issues = validateServiceConfig(
+      config({ baseRefs: [{ name: 'other' }], router: { scheduler: { replicas: 0 } } }),
+    );
+    expect(issues.map(({ path }) => path)).toEqual(['spec.baseRefs', 'spec.router.scheduler.replicas']);
+    expect(issues[0]?.message).toContain('baseRefs is not a permitted field');
+    expect(validateServiceConfig(config({ worker: {} }))).toEqual([]);
+  });
+});
+
+describe('defaultService', () => {
+  it('names the model after the service and opens lists of containers', () => {
+    const given = service({
+      template: {},
+      worker: { containers: null as never },
+      prefill: { template: { containers: [{ name: 'main' }] } },
+      router: { scheduler: { template: { nodeName: 'n' } } },
+    });
+    const defaulted = defaultService(given);
+    expect(defaulted.spec).toEqual({
+      model: { ...model, name: 'chat' },
+      template: { containers: [] },
+      worker: { containers: [] },
+      prefill: { template: { containers: [{ name: 'main' }] } },
+      router: { scheduler: { template: { nodeName: 'n', containers: [] } } },
+    });
+    expect(given.spec.template).toEqual({});
+    expect(defaultService(defaulted)).toBe(defaulted);
+    expect(modelNameOf(given)).toBe('chat');
+  });
+
+  it('keeps a name that is there, and leaves a service without a name alone', () => {
+    const named = service({ model: { ...model, name: 'other' } });
+    expect(defaultService(named)).toBe(named);
+    const generated = service({}, '');
+    expect(defaultService(generated)).toBe(generated);
+  });
+
+  it.each([{}, { spec: 1 }, { spec: { model: [] } }, { spec: { template: 'x', prefill: null, router: [] } }])(
+    'leaves %j to the check of the schema',
+    (odd) => {
+      const object = { metadata: { name: 'x' }, ...odd } as unknown as LLMInferenceService;
+      expect(defaultService(object)).toBe(object);
+    },
+  );
+});
+
+describe('parseHuggingFaceUri', () => {
+  it.each<[string, unknown]>([
+    ['hf://a/b', { organisation: 'a', model: 'b' }],
+    [
+      'hf://meta-llama/Llama-3.1-8B-Instruct:main',
+      { organisation: 'meta-llama', model: 'Llama-3.1-8B-Instruct', revision: 'main' },
+    ],
+    ['hf://a/b:refs/pr/3', { organisation: 'a', model: 'b', revision: 'refs/pr/3' }],
+    ['hf://a', undefined],
+    ['hf://a/b/c', undefined],
+    ['hf://a/b:', undefined],
+    ['hf:///b', undefined],
+    ['hf://-a/b', undefined],
+    ['HF://a/b', undefined],
+  ])('reads %s', (uri, expected) => {
+    expect(parseHuggingFaceUri(uri)).toEqual(expected);
+  });
+});

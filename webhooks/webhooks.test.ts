@@ -1,0 +1,196 @@
+import { describe, expect, it } from '@jest/globals';
+import jsonPatch from 'fast-json-patch';
+import { annotations, sidecarContainer, sidecarInjectionLabel } from '../src/api/labels.ts';
+import type { AdmissionRequest, AdmissionResponse } from '../src/kube/admission.ts';
+import { webhooks } from './index.ts';
+import { registrations, renderWebhookConfigurations, type WebhookRegistration } from './registration.ts';
+
+/** An object of a test need not be a whole one. */
+type Question = Omit<Partial<AdmissionRequest>, 'object' | 'oldObject'> & {
+  readonly object?: object;
+  readonly oldObject?: object;
+};
+
+async function ask(path: string, request: Question): Promise<AdmissionResponse> {
+  const handler = webhooks.get(path);
+  if (!handler) throw new Error(`no handler at ${path}`);
+  return handler({ uid: 'u', operation: 'CREATE', kind: serviceKind, ...request } as AdmissionRequest);
+}
+
+/** The object as the API server would store it. */
+function patched(object: object, response: AdmissionResponse): unknown {
+  if (response.patch === undefined) return object;
+  const operations = JSON.parse(Buffer.from(response.patch, 'base64').toString()) as jsonPatch.Operation[];
+  return jsonPatch.applyPatch(structuredClone(object), operations).newDocument;
+}
+
+const serviceKind = { group: 'serving.kserve.io', version: 'v1alpha2', kind: 'LLMInferenceService' };
+const configKind = { ...serviceKind, kind: 'LLMInferenceServiceConfig' };
+const podKind = { group: '', version: 'v1', kind: 'Pod' };
+const service = (spec: object) => ({ metadata: { name: 'chat', namespace: 'team' }, spec });
+
+const settings = {
+  image: 'signalbox/sidecar:0.1.0',
+  port: 8000,
+  decoderPort: 8001,
+  prefillUrl: 'http://chat-kserve-prefill-svc.team.svc.cluster.local:8000',
+  connector: 'nixlv2',
+  poolNamespace: 'team',
+  poolName: 'chat-inference-pool',
+  sessionCacheSize: 1000,
+};
+const pod = (initContainers: readonly object[] = [], text: string | undefined = JSON.stringify(settings)) => ({
+  metadata: {
+    generateName: 'chat-kserve-',
+    labels: { [sidecarInjectionLabel]: 'true' },
+    annotations: text === undefined ? {} : { [annotations.sidecar]: text },
+  },
+  spec: { initContainers, containers: [{ name: 'main', image: 'vllm/vllm-openai:v0.11.0' }] },
+});
+
+describe('the service webhooks', () => {
+  const { path: mutate } = registrations.defaultService;
+  const { path: validate } = registrations.validateService;
+
+  it('fill in defaults', async () => {
+    const object = service({ model: { uri: 'hf://a/b' }, template: {} });
+    const response = await ask(mutate, { object });
+    expect(response).toMatchObject({ uid: 'u', allowed: true, patchType: 'JSONPatch' });
+    expect(patched(object, response)).toEqual(
+      service({ model: { uri: 'hf://a/b', name: 'chat' }, template: { containers: [] } }),
+    );
+  });
+
+  it('write no patch where nothing changes', async () => {
+    const response = await ask(mutate, { object: service({ model: { uri: 'hf://a/b', name: 'x' } }) });
+    expect(response).toEqual({ uid: 'u', allowed: true });
+  });
+
+  it('refuse with every path at once', async () => {
+    const response = await ask(validate, { object: service({ model: { uri: 's3://b' }, worker: {} }) });
+    expect(response).toMatchObject({ allowed: false, status: { code: 422 } });
+    expect(response.status?.message).toMatch(/^spec\.model\.uri: .*; spec\.worker: .*not supported yet/);
+  });
+
+  it('look at the old object of an update', async () => {
+    const object = service({ model: { uri: 's3://b' } });
+    expect(await ask(validate, { operation: 'UPDATE', object, oldObject: object })).toMatchObject({ allowed: true });
+    expect(await ask(validate, { operation: 'UPDATE', object, oldObject: service({}) })).toMatchObject({
+      allowed: false,
+    });
+  });
+
+  it('pass warnings on', async () => {
+    const object = service({
+      model: { uri: 'hf://a/b' },
+      parallelism: { tensor: 2 },
+      template: { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '1' } } }] },
+    });
+    const response = await ask(validate, { object });
+    expect(response.allowed).toBe(true);
+    expect(response.warnings).toEqual([expect.stringContaining('needs 2 GPUs')]);
+  });
+
+  it('refuse rather than throw on an object that is no object', async () => {
+    expect(await ask(validate, { object: { metadata: {}, spec: null } })).toMatchObject({ allowed: false });
+    expect(await ask(mutate, {})).toMatchObject({ allowed: false });
+  });
+});
+
+describe('the base configuration webhook', () => {
+  it('refuses bases of bases, and says that others are not applied yet', async () => {
+    const { path } = registrations.validateServiceConfig;
+    const refused = await ask(path, { kind: configKind, object: service({ baseRefs: [{ name: 'x' }] }) });
+    expect(refused).toMatchObject({ allowed: false, status: { message: expect.stringContaining('spec.baseRefs') } });
+    const stored = await ask(path, { kind: configKind, object: service({ replicas: 1 }) });
+    expect(stored).toMatchObject({ allowed: true, warnings: [expect.stringContaining('not applied')] });
+  });
+});
+
+describe('the pod webhook', () => {
+  const { path } = registrations.injectSidecar;
+
+  it('puts the sidecar before the other init containers, once', async () => {
+    const object = pod([{ name: 'first' }]);
+    const response = await ask(path, { kind: podKind, object });
+    const injected = patched(object, response) as ReturnType<typeof pod>;
+    expect(injected.spec.initContainers).toMatchObject([
+      { name: sidecarContainer, image: settings.image, restartPolicy: 'Always' },
+      { name: 'first' },
+    ]);
+    expect(await ask(path, { kind: podKind, object: injected })).toEqual({ uid: 'u', allowed: true });
+  });
+
+  it('leaves a pod alone that brings its own sidecar', async () => {
+    const response = await ask(path, { kind: podKind, object: pod([{ name: sidecarContainer, image: 'mine' }]) });
+    expect(response).toEqual({ uid: 'u', allowed: true });
+  });
+
+  it.each<[string, Question]>([
+    ['does not ask', { object: { ...pod(), metadata: { labels: {} } } }],
+    ['is updated', { operation: 'UPDATE', object: pod() }],
+    ['is another kind', { kind: { group: '', version: 'v1', kind: 'Service' }, object: pod() }],
+  ])('leaves a pod alone that %s', async (_, request) => {
+    expect(await ask(path, { kind: podKind, ...request })).toEqual({ uid: 'u', allowed: true });
+  });
+
+  it.each<[string, string | undefined, string]>([
+    ['no settings', undefined, `metadata.annotations[${annotations.sidecar}]: missing`],
+    ['settings that are not JSON', '{', 'not JSON'],
+    ['settings without an image', '{}', 'image'],
+  ])('refuses a pod with %s', async (_, text, message) => {
+    const object =
+      text === undefined ? { ...pod(), metadata: { labels: { [sidecarInjectionLabel]: 'true' } } } : pod([], text);
+    const response = await ask(path, { kind: podKind, object });
+    expect(response).toMatchObject({
+      allowed: false,
+      status: { code: 400, message: expect.stringContaining(message) },
+    });
+  });
+});
+
+describe('renderWebhookConfigurations', () => {
+  it('registers exactly the paths that are answered', () => {
+    const all: readonly WebhookRegistration[] = Object.values(registrations);
+    expect([...webhooks.keys()].sort()).toEqual(all.map(({ path }) => path).sort());
+  });
+
+  it('calls a Service', () => {
+    const target = { service: { name: 'signalbox-webhook', namespace: 'signalbox-system', port: 443 } };
+    const [mutating, validating] = renderWebhookConfigurations({ name: 'signalbox', target, labels: { a: 'b' } });
+    expect(mutating).toMatchObject({
+      apiVersion: 'admissionregistration.k8s.io/v1',
+      kind: 'MutatingWebhookConfiguration',
+      metadata: { name: 'signalbox', labels: { a: 'b' } },
+      webhooks: [
+        {
+          name: 'default.llminferenceservice.signalbox.io',
+          clientConfig: { service: { ...target.service, path: registrations.defaultService.path } },
+          failurePolicy: 'Fail',
+        },
+        {
+          name: 'sidecar.pod.signalbox.io',
+          objectSelector: { matchLabels: { [sidecarInjectionLabel]: 'true' } },
+          rules: [{ apiGroups: [''], apiVersions: ['v1'], operations: ['CREATE'], resources: ['pods'] }],
+          reinvocationPolicy: 'IfNeeded',
+        },
+      ],
+    });
+    expect((validating.webhooks as readonly { readonly name: string }[]).map(({ name }) => name)).toEqual([
+      'validate.llminferenceservice.signalbox.io',
+      'validate.llminferenceserviceconfig.signalbox.io',
+    ]);
+  });
+
+  it('calls a URL, with the authority to trust', () => {
+    const [, validating] = renderWebhookConfigurations({
+      name: 'signalbox',
+      target: { url: 'https://127.0.0.1:9443' },
+      caBundle: 'PEM',
+    });
+    expect(validating.webhooks).toMatchObject([
+      { clientConfig: { url: `https://127.0.0.1:9443${registrations.validateService.path}`, caBundle: 'UEVN' } },
+      {},
+    ]);
+  });
+});
