@@ -1,0 +1,21 @@
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+
+/** Runs the benchmarks named on the command line (all of them by default), one after the other, each in a process of its own. */
+
+const benches = ['epp', 'sidecar', 'operator', 'path'] as const;
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !benches.some((bench) => bench === name));
+if (unknown.length > 0) {
+  process.stderr.write(`unknown benchmark ${unknown.join(', ')}: there are ${benches.join(', ')}\n`);
+  process.exit(2);
+}
+let failed = false;
+for (const bench of benches) {
+  if (wanted.length > 0 && !wanted.includes(bench)) continue;
+  process.stdout.write(`\n== ${bench} ==\n`);
+  const result = spawnSync(process.execPath, [join(import.meta.dirname, `${bench}.ts`)], { stdio: 'inherit' });
+  if (result.status !== 0) failed = true;
+}
+process.exit(failed ? 1 : 0);
