@@ -110,7 +110,7 @@ export function parseTextPrompt(body: Readonly<Record<string, unknown>>): Prompt
     return { ids, lastUserText: prompt };
   }
   if (Array.isArray(prompt) && prompt.length > 0) {
-    const bad = prompt.findIndex((id) => !Number.isInteger(id) || (id as number) < 0 || (id as number) > 0xffff_ffff);
+    const bad = prompt.findIndex((id) => !Number.isInteger(id) || (id as number) < 0 || (id as number) > 0x7fff_ffff);
     if (bad >= 0)
       throw new AppError('invalid', `prompt[${bad}] must be a token id, not ${JSON.stringify(prompt[bad])}`);
     return { ids: prompt as number[], lastUserText: '' };

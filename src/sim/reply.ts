@@ -98,13 +98,15 @@ function findStop(
 }
 
 const greeting = /^\s*(hi|hello|hey|good (morning|afternoon|evening)|greetings)\b/i;
-const question = /\?\s*$|^\s*(what|why|how|when|where|who|which|can|could|is|are|do|does|should|would)\b/i;
+const question = /^\s*(what|why|how|when|where|who|which|can|could|is|are|do|does|should|would)\b/i;
 
+/** The first words of a text, as something to speak of. */
 function topicOf(text: string): string {
   const words = text
+    .slice(0, 400)
     .replace(/\s+/g, ' ')
     .trim()
-    .replace(/[?!.,;:]+$/, '')
+    .replace(/[!.,;:]+$/, '')
     .split(' ');
   const short = words.slice(0, 8).join(' ');
   return (short.length > 60 ? short.slice(0, 60) : short).replace(/["“”]/g, '').trimEnd();
@@ -120,7 +122,7 @@ function openingOf(text: string, topic: string, source: number): string {
       `Hello! I read “${topic}” and I am ready for your question.`,
     ]);
   }
-  if (question.test(text)) {
+  if (question.test(text) || text.endsWith('?')) {
     return pick(source, [
       `Good question: “${topic}”.`,
       `You ask “${topic}”, so let me take it step by step.`,

@@ -175,7 +175,10 @@ function readAnswer(where: string, status: number, text: string): FetchResult {
   } catch (thrown) {
     return { kind: 'failed', why: `${where} answered ${status} without JSON: ${messageOf(thrown)}` };
   }
-  if (status !== 200) return { kind: 'failed', why: `${where}: ${String(body.error ?? status)}` };
+  if (status !== 200) {
+    const said = typeof body.error === 'string' ? body.error : `answered ${status}, it is not a side channel`;
+    return { kind: 'failed', why: `${where}: ${said}` };
+  }
   const { num_tokens: tokens, hash } = body;
   if (typeof tokens !== 'number' || typeof hash !== 'number') {
     return { kind: 'failed', why: `${where} is not a side channel of this server` };

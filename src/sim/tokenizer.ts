@@ -51,8 +51,9 @@ export function hashText(text: string, seed = FNV_OFFSET): number {
   return hash >>> 0;
 }
 
+/** 31 bits, so that the engine keeps lists of ids as small integers. */
 function toId(hash: number): number {
-  const id = hash >>> 0;
+  const id = hash & 0x7fff_ffff;
   return id < firstTextId ? id + firstTextId : id;
 }
 

@@ -1,0 +1,402 @@
+import { connect } from 'node:net';
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { type Clock, ManualClock } from '../clock.ts';
+import { EventSplitter, eventData } from '../openai/sse.ts';
+import { silentLogger } from '../telemetry/log.ts';
+import { parseSimArgs } from './config.ts';
+import { type Sim, startSim } from './start.ts';
+
+const nixl = (extra = '') =>
+  `--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"${extra}} --enable-prompt-tokens-details`;
+const instant = '--sim-prefill-us-per-token 0 --sim-output-token-us 0 --sim-transfer-us-per-token 0';
+
+interface Running extends Sim {
+  readonly url: string;
+}
+
+const started: Sim[] = [];
+afterEach(async () => {
+  await Promise.all(started.splice(0).map((sim) => sim.close()));
+});
+
+async function start(line = '', clock?: Clock): Promise<Running> {
+  const argv = `serve m --pod-address 127.0.0.1 --port 0 ${instant} --sim-drain-ms 200 ${line}`.trim().split(/\s+/);
+  const parsed = parseSimArgs(argv, { VLLM_NIXL_SIDE_CHANNEL_PORT: '0' });
+  if (parsed.kind !== 'config') throw new Error(parsed.kind);
+  const sim = await startSim(parsed.config, { log: silentLogger, ...(clock ? { clock } : {}) });
+  started.push(sim);
+  return { ...sim, url: `http://127.0.0.1:${sim.address.port}` };
+}
+
+type Json = Record<string, unknown>;
+
+async function post(sim: Running, body: unknown, path = '/v1/chat/completions', headers: Record<string, string> = {}) {
+  const response = await fetch(sim.url + path, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+  });
+  return { status: response.status, headers: response.headers, body: JSON.parse(await response.text()) as Json };
+}
+
+const user = (content: string) => ({ role: 'user', content });
+const long = `Tell me about ${'the many kinds of kernels and shells, '.repeat(12)}please.`;
+
+function contentOf(body: Json): string {
+  const [choice] = body.choices as { message: { content: string } }[];
+  return choice?.message.content ?? '';
+}
+
+function cachedOf(body: Json): number {
+  return (body.usage as { prompt_tokens_details: { cached_tokens: number } }).prompt_tokens_details.cached_tokens;
+}
+
+const stats = async (sim: Running) => (await (await fetch(`${sim.url}/sim/stats`)).json()) as Json;
+
+describe('the server', () => {
+  it('answers a chat in one piece', async () => {
+    const sim = await start();
+    const { status, body } = await post(sim, { model: 'm', messages: [user('What is a kernel?')] });
+    expect(status).toBe(200);
+    expect(body).toMatchObject({
+      id: expect.stringMatching(/^chatcmpl-/),
+      object: 'chat.completion',
+      model: 'm',
+      choices: [{ index: 0, message: { role: 'assistant' }, finish_reason: 'stop' }],
+      usage: { prompt_tokens_details: null },
+      kv_transfer_params: null,
+    });
+    expect(contentOf(body)).toContain('What is a kernel');
+    const { prompt_tokens: a, completion_tokens: b, total_tokens: c } = body.usage as Record<string, number>;
+    expect((a ?? 0) + (b ?? 0)).toBe(c);
+  });
+
+  it('streams the same text, role first, then content, finish, usage, [DONE]', async () => {
+    const sim = await start('--enable-prompt-tokens-details');
+    const messages = [user('What is a kernel?')];
+    const whole = await post(sim, { model: 'm', messages });
+    const response = await fetch(`${sim.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'x-request-id': 'abc' },
+      body: JSON.stringify({ model: 'm', messages, stream: true, stream_options: { include_usage: true } }),
+    });
+    expect(response.headers.get('content-type')).toMatch(/^text\/event-stream/);
+    const splitter = new EventSplitter();
+    const events = splitter.push(new Uint8Array(await response.arrayBuffer())).map((event) => eventData(event) ?? '');
+    expect(splitter.flush()).toHaveLength(0);
+    expect(events.pop()).toBe('[DONE]');
+    const chunks = events.map((event) => JSON.parse(event) as Json);
+    expect(new Set(chunks.map(({ id, object, model }) => `${id} ${object} ${model}`))).toEqual(
+      new Set(['chatcmpl-abc chat.completion.chunk m']),
+    );
+    const usage = chunks.pop();
+    expect(usage).toMatchObject({
+      choices: [],
+      usage: { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 0 } },
+    });
+    const choices = chunks.map((chunk) => (chunk.choices as { delta: Json; finish_reason: string | null }[])[0]);
+    expect(choices[0]).toMatchObject({ delta: { role: 'assistant', content: '' }, finish_reason: null });
+    expect(choices.at(-1)).toMatchObject({ delta: { content: '' }, finish_reason: 'stop' });
+    expect(choices.slice(1, -1).every((choice) => choice?.finish_reason === null)).toBe(true);
+    expect(choices.map((choice) => choice?.delta.content).join('')).toBe(contentOf(whole.body));
+  });
+
+  it('completes a text, with limits, stops and echo', async () => {
+    const sim = await start('--served-model-name a b');
+    const ask = async (more: Json) =>
+      (await post(sim, { model: 'b', prompt: 'Once upon a time', ...more }, '/v1/completions')).body;
+    const whole = await ask({});
+    expect(whole).toMatchObject({ object: 'text_completion', model: 'b', choices: [{ finish_reason: 'stop' }] });
+    const text = (whole.choices as { text: string }[])[0]?.text ?? '';
+    expect(await ask({ max_tokens: 3 })).toMatchObject({
+      choices: [{ finish_reason: 'length' }],
+      usage: { completion_tokens: 3 },
+    });
+    expect(await ask({ stop: text.slice(8, 12) })).toMatchObject({
+      choices: [{ finish_reason: 'stop', stop_reason: text.slice(8, 12), text: text.slice(0, 8) }],
+    });
+    expect(await ask({ ignore_eos: true, max_tokens: 150 })).toMatchObject({ usage: { completion_tokens: 150 } });
+    expect(await ask({ echo: true })).toMatchObject({ choices: [{ text: `Once upon a time${text}` }] });
+    expect(await ask({ prompt: [300, 301, 302] })).toMatchObject({ usage: { prompt_tokens: 3 } });
+  });
+
+  it('finds a second turn in its cache, through the first answer', async () => {
+    const sim = await start('--enable-prompt-tokens-details');
+    const first = await post(sim, { messages: [user(long)] });
+    expect(cachedOf(first.body)).toBe(0);
+    const used = first.body.usage as Record<string, number>;
+    const messages = [user(long), { role: 'assistant', content: contentOf(first.body) }, user('And then?')];
+    const second = await post(sim, { messages });
+    // All full blocks of prompt and answer but the answer's last token, whose KV nobody computed.
+    expect(cachedOf(second.body)).toBe(Math.floor(((used.total_tokens ?? 0) - 1) / 16) * 16);
+    expect(cachedOf((await post(sim, { messages, cache_salt: 'other' })).body)).toBe(0);
+    const off = await start('--enable-prompt-tokens-details --no-enable-prefix-caching');
+    await post(off, { messages });
+    expect(cachedOf((await post(off, { messages })).body)).toBe(0);
+  });
+
+  const requests: readonly (readonly [body: unknown, status: number, type: string, message: RegExp])[] = [
+    ['{"model":', 400, 'BadRequestError', /not valid JSON/],
+    ['[]', 400, 'BadRequestError', /JSON object/],
+    [{ model: 'nope', messages: [user('x')] }, 404, 'NotFoundError', /`nope` does not exist/],
+    [{ model: 'm', messages: [] }, 400, 'BadRequestError', /at least one message/],
+    [{ model: 'm' }, 400, 'BadRequestError', /messages/],
+    [{ messages: [user('x')], n: 2 }, 400, 'BadRequestError', /n is 2/],
+    [{ messages: [user('x')], max_tokens: 0 }, 400, 'BadRequestError', /max_tokens/],
+    [{ messages: [user('x')], max_tokens: 1.5 }, 400, 'BadRequestError', /max_tokens/],
+    [{ messages: [user('x')], max_tokens: 2, min_tokens: 3 }, 400, 'BadRequestError', /min_tokens/],
+    [
+      { messages: [user('x')], max_tokens: 1000 },
+      400,
+      'BadRequestError',
+      /maximum context length is 200 .* at most 195/,
+    ],
+    [{ messages: [user('x '.repeat(300))] }, 400, 'BadRequestError', /maximum context length is 200 /],
+    [{ messages: [user('x')], temperature: -1 }, 400, 'BadRequestError', /temperature/],
+    [{ messages: [user('x')], stop: 5 }, 400, 'BadRequestError', /stop/],
+    [{ messages: [user('x')], stream_options: {} }, 400, 'BadRequestError', /stream_options/],
+    [{ messages: [user('x')], kv_transfer_params: { do_remote_decode: true } }, 400, 'BadRequestError', /KV connector/],
+    [{ messages: [user('y'.repeat(5000))] }, 413, 'RequestTooLargeError', /4096 bytes/],
+  ];
+  it('refuses bad requests in the official shape', async () => {
+    const sim = await start('--max-model-len 200 --sim-max-body-bytes 4096');
+    for (const [body, status, type, message] of requests) {
+      const answer = await post(sim, body);
+      expect(answer).toMatchObject({
+        status,
+        body: { error: { type, code: status, message: expect.stringMatching(message) } },
+      });
+    }
+    expect(await stats(sim)).toMatchObject({ served: { local: 0 }, blocks: { total: 16_384, free: 16_384 } });
+  });
+
+  it('has the other pages of vLLM', async () => {
+    const sim = await start('--api-key k1 k2');
+    expect((await fetch(`${sim.url}/health`)).status).toBe(200);
+    expect((await fetch(`${sim.url}/ping`, { method: 'POST' })).status).toBe(200);
+    expect(await (await fetch(`${sim.url}/version`)).json()).toEqual({ version: expect.any(String) });
+    expect(await (await fetch(`${sim.url}/load`)).json()).toEqual({ server_load: 0 });
+    expect((await fetch(`${sim.url}/v1/models`)).status).toBe(401);
+    expect(
+      await (await fetch(`${sim.url}/v1/models`, { headers: { authorization: 'Bearer k2' } })).json(),
+    ).toMatchObject({
+      object: 'list',
+      data: [{ id: 'm', object: 'model', max_model_len: 32_768 }],
+    });
+    expect((await post(sim, { messages: [user('x')] })).status).toBe(401);
+    expect((await fetch(`${sim.url}/health`, { method: 'DELETE' })).status).toBe(405);
+    const missing = await fetch(`${sim.url}/nope`);
+    expect([missing.status, await missing.json()]).toMatchObject([404, { error: { type: 'NotFoundError' } }]);
+  });
+
+  it('tells its metrics under the names of vLLM', async () => {
+    const sim = await start(`${nixl()} --block-size 32 --sim-kv-blocks 640`);
+    const messages = [user(long)];
+    await post(sim, { messages, max_tokens: 4 });
+    const { body } = await post(sim, { messages, max_tokens: 4 });
+    const prompt = (body.usage as Record<string, number>).prompt_tokens ?? 0;
+    const text = await (await fetch(`${sim.url}/metrics`)).text();
+    const value = (line: string) =>
+      Number(
+        text
+          .split('\n')
+          .find((other) => other.startsWith(`${line} `))
+          ?.split(' ')
+          .at(-1),
+      );
+    const labels = 'engine="0",model_name="m"';
+    expect(value(`vllm:num_requests_running{${labels}}`)).toBe(0);
+    expect(value(`vllm:num_requests_waiting{${labels}}`)).toBe(0);
+    expect(value(`vllm:kv_cache_usage_perc{${labels}}`)).toBe(0);
+    expect(value(`vllm:prefix_cache_queries_total{${labels}}`)).toBe(2 * prompt);
+    expect(value(`vllm:prefix_cache_hits_total{${labels}}`)).toBe(cachedOf(body));
+    expect(value(`vllm:prompt_tokens_total{${labels}}`)).toBe(2 * prompt);
+    expect(value(`vllm:generation_tokens_total{${labels}}`)).toBe(8);
+    expect(value(`vllm:request_success_total{${labels},finished_reason="length"}`)).toBe(2);
+    expect(value(`vllm:time_to_first_token_seconds_count{${labels}}`)).toBe(2);
+    expect(text).toMatch(/vllm:cache_config_info\{[^}]*block_size="32",num_gpu_blocks="640"[^}]*\} 1\n/);
+    expect(text).toMatch(/vllm:lora_requests_info\{[^}]*max_lora="0"/);
+    // Every line is a comment or a sample, and no series comes twice.
+    const lines = text.trimEnd().split('\n');
+    for (const line of lines) expect(line).toMatch(/^(# (HELP|TYPE) [a-z:_0-9]+ .+|[a-zA-Z_:0-9]+(\{[^{}]*\})? \S+)$/);
+    const series = lines.filter((line) => !line.startsWith('#')).map((line) => line.slice(0, line.lastIndexOf(' ')));
+    expect(new Set(series).size).toBe(series.length);
+  });
+
+  it('ends the work of a client that goes away, and refuses more than may wait', async () => {
+    const sim = await start('--sim-output-token-us 20000 --max-num-seqs 1 --sim-max-waiting 1');
+    const socket = connect(sim.address.port, '127.0.0.1');
+    const body = JSON.stringify({ messages: [user(long)], stream: true, ignore_eos: true, max_tokens: 5000 });
+    socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+    await new Promise((resolve) => socket.once('data', resolve));
+    expect(await stats(sim)).toMatchObject({ running: 1, connections_active: 1 });
+    const waits = post(sim, { messages: [user('x')], max_tokens: 1 });
+    while ((await stats(sim)).waiting !== 1) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect((await post(sim, { messages: [user('x')] })).status).toBe(429);
+    socket.destroy();
+    expect((await waits).status).toBe(200);
+    expect(await stats(sim)).toMatchObject({ running: 0, waiting: 0, aborted: 1, blocks: { free: 16_384 } });
+  });
+
+  it('finishes what runs when it is closed, and takes nothing new', async () => {
+    const sim = await start('--sim-output-token-us 10000 --sim-drain-ms 5000');
+    const running = post(sim, { messages: [user('x')], max_tokens: 10, ignore_eos: true });
+    while ((await stats(sim)).running !== 1) await new Promise((resolve) => setTimeout(resolve, 5));
+    const closed = sim.close();
+    expect(await running).toMatchObject({ status: 200, body: { usage: { completion_tokens: 10 } } });
+    await closed;
+    await expect(fetch(`${sim.url}/health`)).rejects.toThrow();
+  });
+
+  it('says which port is taken', async () => {
+    const sim = await start();
+    await expect(start(`--port ${sim.address.port}`)).rejects.toThrow(/cannot listen on 127\.0\.0\.1:\d+.*--port/);
+  });
+});
+
+describe('prefill and decode apart', () => {
+  const produce = { do_remote_decode: true, do_remote_prefill: false, remote_engine_id: null, remote_block_ids: null };
+  const messages = [user(long)];
+  const prefill = async (sim: Running, more: Json = {}) =>
+    (await post(sim, { messages, max_tokens: 1, kv_transfer_params: produce, ...more })).body;
+
+  it('hands the KV over once', async () => {
+    const [p, d] = await Promise.all([start(nixl()), start(nixl())]);
+    const made = await prefill(p);
+    const params = made.kv_transfer_params as Json;
+    const tokens = (made.usage as Record<string, number>).prompt_tokens ?? 0;
+    expect(params).toEqual({
+      do_remote_prefill: true,
+      do_remote_decode: false,
+      remote_block_ids: [expect.any(Array)],
+      remote_engine_id: expect.any(String),
+      remote_request_id: expect.stringMatching(/^chatcmpl-/),
+      remote_host: '127.0.0.1',
+      remote_port: expect.any(Number),
+      tp_size: 1,
+      remote_num_tokens: tokens,
+    });
+    const blocks = Math.ceil(tokens / 16);
+    expect((params.remote_block_ids as number[][])[0]).toHaveLength(blocks);
+    expect(await stats(p)).toMatchObject({ handles: { live: 1 }, blocks: { free: 16_384 - blocks } });
+
+    const decoded = await post(d, { messages, kv_transfer_params: params });
+    expect(decoded.status).toBe(200);
+    expect(cachedOf(decoded.body)).toBe(tokens - 1);
+    expect(await stats(p)).toMatchObject({
+      served: { prefillOnly: 1 },
+      handles: { live: 0, used: 1 },
+      blocks: { free: 16_384 },
+    });
+    expect(await stats(d)).toMatchObject({ served: { remoteDecode: 1, local: 0 }, blocks: { free: 16_384 } });
+
+    const again = await post(d, { messages, kv_transfer_params: params });
+    expect(again).toMatchObject({
+      status: 500,
+      body: { error: { type: 'InternalServerError', code: 500, message: expect.stringMatching(/is used/) } },
+    });
+
+    // What came over is in the prefix cache: the next turn needs nobody.
+    const next = [...messages, { role: 'assistant', content: contentOf(decoded.body) }, user('And then?')];
+    const local = await post(d, { messages: next });
+    const total = (decoded.body.usage as Record<string, number>).total_tokens ?? 0;
+    expect(cachedOf(local.body)).toBe(Math.floor((total - 1) / 16) * 16);
+    const text = await (await fetch(`${d.url}/metrics`)).text();
+    expect(text).toContain(`vllm:external_prefix_cache_hits_total{engine="0",model_name="m"} ${tokens}`);
+    expect(text).toContain('vllm:nixl_bytes_transferred_count{engine="0",model_name="m"} 1\n');
+    expect(text).toContain('vllm:nixl_num_failed_transfers_total{engine="0",model_name="m"} 1\n');
+  });
+
+  it('brings over only what is not here already', async () => {
+    const [p, d] = await Promise.all([start(nixl()), start(nixl())]);
+    await post(d, { messages });
+    const made = await prefill(p);
+    await post(d, { messages, kv_transfer_params: made.kv_transfer_params });
+    const tokens = (made.usage as Record<string, number>).prompt_tokens ?? 0;
+    const text = await (await fetch(`${d.url}/metrics`)).text();
+    const local = Math.floor((tokens - 1) / 16) * 16;
+    expect(text).toContain(`vllm:external_prefix_cache_hits_total{engine="0",model_name="m"} ${tokens - local}\n`);
+  });
+
+  it('streams a decode, and streams an error as an error', async () => {
+    const [p, d] = await Promise.all([start(nixl()), start(nixl())]);
+    const made = await prefill(p);
+    const ask = () =>
+      fetch(`${d.url}/v1/chat/completions`, {
+        method: 'POST',
+        body: JSON.stringify({ messages, stream: true, kv_transfer_params: made.kv_transfer_params }),
+      });
+    const good = await ask();
+    expect([good.status, (await good.text()).endsWith('data: [DONE]\n\n')]).toEqual([200, true]);
+    const bad = await ask();
+    expect([bad.status, await bad.json()]).toMatchObject([500, { error: { code: 500 } }]);
+  });
+
+  it('fails without live parameters, or computes the prompt itself when told so', async () => {
+    const [p, d, lenient, other] = await Promise.all([
+      start(nixl()),
+      start(nixl()),
+      start(nixl(',"kv_load_failure_policy":"recompute"')),
+      start(`${nixl()} --block-size 32`),
+    ]);
+    const fresh = async () => (await prefill(p)).kv_transfer_params as Json;
+    const cases: readonly (readonly [sim: Running, params: Json, message: RegExp, text?: string])[] = [
+      [d, { ...(await fresh()), remote_engine_id: null }, /no remote_engine_id/],
+      [d, { ...(await fresh()), remote_request_id: undefined }, /no remote_request_id/],
+      [d, { ...(await fresh()), remote_host: undefined, remote_port: undefined }, /no remote_host, remote_port/],
+      [d, { ...(await fresh()), remote_engine_id: 'gone' }, /engine gone is not here/],
+      [d, { ...(await fresh()), remote_request_id: 'x' }, /handle x is unknown/],
+      [d, { ...(await fresh()), remote_block_ids: [[9999]] }, /other blocks/],
+      [d, { ...(await fresh()), remote_port: p.address.port }, /answered 404/],
+      [d, { ...(await fresh()), remote_port: 1 }, /ECONNREFUSED/],
+      [other, await fresh(), /incompatible/],
+      [d, await fresh(), /another prompt/, long.replace('Tell', 'Show')],
+    ];
+    for (const [sim, params, message, text = long] of cases) {
+      expect(await post(sim, { messages: [user(text)], kv_transfer_params: params })).toMatchObject({
+        status: 500,
+        body: { error: { type: 'InternalServerError', message: expect.stringMatching(message) } },
+      });
+    }
+    expect(await stats(d)).toMatchObject({ failed: 9, served: { remoteDecode: 0 }, blocks: { free: 16_384 } });
+    for (const [, params] of cases.slice(0, 4)) {
+      expect((await post(lenient, { messages, kv_transfer_params: params })).status).toBe(200);
+    }
+    expect(await stats(lenient)).toMatchObject({ recomputed: 4, failed: 0 });
+  });
+
+  it('frees the blocks of a handle that nobody fetches in time', async () => {
+    const clock = new ManualClock(1_000_000);
+    const p = await start(nixl(), clock);
+    const d = await start(nixl());
+    const params = (await prefill(p)).kv_transfer_params;
+    await clock.advance(29_999);
+    expect(await stats(p)).toMatchObject({ handles: { live: 1, expired: 0 } });
+    await clock.advance(1);
+    expect(await stats(p)).toMatchObject({ handles: { live: 0, expired: 1 }, blocks: { free: 16_384 } });
+    expect(await post(d, { messages, kv_transfer_params: params })).toMatchObject({
+      status: 500,
+      body: { error: { message: expect.stringMatching(/is expired/) } },
+    });
+    const text = await (await fetch(`${p.url}/metrics`)).text();
+    expect(text).toContain('vllm:nixl_num_kv_expired_reqs_total{engine="0",model_name="m"} 1\n');
+    // The manual clock would let close() wait for ever.
+    const closed = p.close();
+    await clock.advance(60_000);
+    await closed;
+  });
+
+  it('waits with a prompt while pinned blocks leave no room', async () => {
+    const clock = new ManualClock(1_000_000);
+    const p = await start(`${nixl()} --sim-kv-blocks 12`, clock);
+    await prefill(p);
+    const second = prefill(p, { messages: [user(`Other: ${long}`)] });
+    while ((await stats(p)).waiting !== 1) await new Promise((resolve) => setTimeout(resolve, 5));
+    await clock.advance(30_000);
+    expect((await second).kv_transfer_params).toMatchObject({ do_remote_prefill: true });
+    expect(await stats(p)).toMatchObject({ handles: { live: 1, expired: 1, created: 2 } });
+    const closed = p.close();
+    await clock.advance(60_000);
+    await closed;
+  });
+});
