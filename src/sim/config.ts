@@ -45,6 +45,8 @@ export interface SimConfig {
   readonly maxBodyBytes: number;
   /** How long running requests may go on after SIGTERM. */
   readonly drainMs: number;
+  /** A line of figures in the log every ten seconds while there is work. */
+  readonly logsStats: boolean;
   /** One line each, for the log. */
   readonly warnings: readonly string[];
 }
@@ -145,6 +147,7 @@ const ownArity: ReadonlyMap<string, 'bare' | 'value'> = new Map([
   ['v', 'bare'],
 ]);
 
+const otherCommands: readonly string[] = ['bench', 'chat', 'collect-env', 'complete', 'launch', 'run-batch'];
 const defaultModel = 'Qwen/Qwen3-0.6B';
 const defaultMaxModelLen = 32_768;
 
@@ -158,6 +161,10 @@ export function parseSimArgs(
   argv: readonly string[],
   env: Readonly<Record<string, string | undefined>>,
 ): ParsedSimArgs {
+  const [command] = argv;
+  if (command !== undefined && otherCommands.includes(command)) {
+    throw new AppError('usage', `"${command}" is a command of vLLM that is not simulated; there is only serve`);
+  }
   const given = splitVllmArgs(argv[0] === 'serve' ? argv.slice(1) : argv, ownArity);
   const { flags } = given;
   if (flags.has('help') || flags.has('h')) return { kind: 'help', text: helpText() };
@@ -268,6 +275,7 @@ export function parseSimArgs(
     outputTokens: own(ownSettings.outputTokens),
     maxWaiting: own(ownSettings.maxWaiting),
     maxBodyBytes: own(ownSettings.maxBodyBytes),
+    logsStats: !bare('disable-log-stats', false),
     drainMs: flags.has('shutdown-timeout') ? whole('shutdown-timeout', 0, 0) * 1000 : own(ownSettings.drainMs),
     warnings,
   };

@@ -80,6 +80,8 @@ interface Job {
   lastTokenAt: number;
   /** The prompt's KV is in the blocks, or will not come from elsewhere any more. */
   isSettled: boolean;
+  /** The prompt's KV should have come from elsewhere and was computed here. */
+  isRecomputed: boolean;
 }
 
 interface Work {
@@ -205,6 +207,7 @@ export class Engine {
       firstTokenAt: 0,
       lastTokenAt: 0,
       isSettled: plan.kind === 'local' || plan.kind === 'produce',
+      isRecomputed: false,
     };
     extendHashes(job.hashes, job.ids, this.#options.blockSize, submission.cacheRoot);
     this.#waiting.push(job);
@@ -411,6 +414,7 @@ export class Engine {
     job.isSettled = true;
     if (this.#options.transfer?.onFailure === 'recompute') {
       this.#recomputed++;
+      job.isRecomputed = true;
       return true;
     }
     this.#finish(job, 'error', `KV of the prompt could not be loaded: ${why}`);
@@ -501,7 +505,7 @@ export class Engine {
     else {
       const { plan } = job.submission;
       if (plan.kind === 'produce') this.#served.prefillOnly++;
-      else if (plan.kind === 'local') this.#served.local++;
+      else if (plan.kind === 'local' || job.isRecomputed) this.#served.local++;
       else this.#served.remoteDecode++;
       const now = this.#clock.now();
       metrics.endToEndSeconds.observe((now - job.arrivedAt) / 1000);

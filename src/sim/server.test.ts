@@ -362,7 +362,7 @@ describe('prefill and decode apart', () => {
     for (const [, params] of cases.slice(0, 4)) {
       expect((await post(lenient, { messages, kv_transfer_params: params })).status).toBe(200);
     }
-    expect(await stats(lenient)).toMatchObject({ recomputed: 4, failed: 0 });
+    expect(await stats(lenient)).toMatchObject({ recomputed: 4, failed: 0, served: { local: 4, remoteDecode: 0 } });
   });
 
   it('frees the blocks of a handle that nobody fetches in time', async () => {

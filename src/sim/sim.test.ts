@@ -496,6 +496,7 @@ describe('arguments', () => {
     ['m --sim-prefil 3', /unknown flag --sim-prefil/],
     ['m --sim-kv-blocks 0', /--sim-kv-blocks: "0"/],
     ['m n', /too many arguments: n/],
+    ['bench serve', /only serve/],
     ['m --kv-transfer-config {', /--kv-transfer-config: .* is not JSON/],
     ['m --kv-transfer-config {}', /kv_connector is missing/],
     ['m --max-model-len 1000 --sim-kv-blocks 4', /do not fit/],

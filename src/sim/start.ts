@@ -7,7 +7,7 @@ import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { type SimConfig, vllmVersion } from './config.ts';
 import { Engine } from './engine.ts';
-import { createEngineMetrics, createMetricsPage } from './metrics.ts';
+import { createEngineMetrics, createMetricsPage, type EngineMetrics } from './metrics.ts';
 import { createHandler } from './server.ts';
 import { createKvFetcher, listen, type SideChannel, startSideChannel } from './side-channel.ts';
 
@@ -143,8 +143,10 @@ export async function startSim(
   const address = server.address() as AddressInfo;
   log.info({ address: address.address, port: address.port, model: modelName }, 'listening');
 
+  const stopStats = config.logsStats ? logStats(clock, engine, metrics, log) : () => {};
   let closing: Promise<void> | undefined;
   const close = async () => {
+    stopStats();
     handler.drain();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
     const bound = new AbortController();
@@ -168,6 +170,35 @@ export async function startSim(
       return closing;
     },
   };
+}
+
+const statsEveryMs = 10_000;
+
+/** As vLLM does: throughput and load, for as long as something happens. */
+function logStats(clock: Clock, engine: Engine, metrics: EngineMetrics, log: Pick<Logger, 'info'>): () => void {
+  let promptTokens = 0;
+  let outputTokens = 0;
+  return clock.interval(statsEveryMs, () => {
+    const prompt = metrics.promptTokens.value - promptTokens;
+    const output = metrics.generationTokens.value - outputTokens;
+    if (prompt + output + engine.running + engine.queued === 0) return;
+    promptTokens += prompt;
+    outputTokens += output;
+    const { served, running, waiting, handles } = engine.stats;
+    const perSecond = 1000 / statsEveryMs;
+    log.info(
+      {
+        promptTokensPerSecond: prompt * perSecond,
+        outputTokensPerSecond: output * perSecond,
+        running,
+        waiting,
+        kvCacheUsage: Number(engine.cache.usage.toFixed(4)),
+        served,
+        handles: handles.live,
+      },
+      'stats',
+    );
+  });
 }
 
 async function createHttpServer(config: SimConfig): Promise<Server> {
