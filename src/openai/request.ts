@@ -35,17 +35,17 @@ export interface Completion {
  * @throws AppError `invalid` when the bytes are not a JSON object, or `model`/`stream` has the wrong type
  */
 export function parseCompletion(api: Api, bytes: Uint8Array): Completion {
+  return parseCompletionText(api, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'));
+}
+
+/** As `parseCompletion`, for a body that is already text. */
+export function parseCompletionText(api: Api, text: string): Completion {
   let body: unknown;
   try {
-    body = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'));
+    body = JSON.parse(text);
   } catch (thrown) {
-    throw new AppError(
-      'invalid',
-      `the request body is not valid JSON: ${thrown instanceof Error ? thrown.message : ''}`,
-      {
-        cause: thrown,
-      },
-    );
+    const why = thrown instanceof Error ? thrown.message : '';
+    throw new AppError('invalid', `the request body is not valid JSON: ${why}`, { cause: thrown });
   }
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
     throw new AppError('invalid', 'the request body must be a JSON object');

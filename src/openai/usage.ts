@@ -22,6 +22,13 @@ export function usageOf(answer: unknown): Usage | undefined {
   };
 }
 
+/** Whether an answer's usage has a field for cached tokens at all: without one, 0 does not mean that none were. */
+export function reportsCachedTokens(answer: unknown): boolean {
+  const usage = (answer as { usage?: unknown } | null | undefined)?.usage as Record<string, unknown> | null | undefined;
+  const details = (usage?.prompt_tokens_details ?? usage?.input_tokens_details) as { cached_tokens?: unknown } | null;
+  return typeof (details?.cached_tokens ?? usage?.cache_read_input_tokens) === 'number';
+}
+
 function count(value: unknown): number {
   return typeof value === 'number' && Number.isFinite(value) ? value : 0;
 }

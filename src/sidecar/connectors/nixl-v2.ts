@@ -1,0 +1,61 @@
+import { editMembers, rawMember } from '../../openai/json-members.ts';
+import type { Api } from '../../openai/request.ts';
+import { usageOf } from '../../openai/usage.ts';
+import type { Connector, PrefillAnswer } from './connector.ts';
+
+/** Asks the prefill engine to compute, keep its blocks and say where they are. */
+const askForBlocks = JSON.stringify({
+  do_remote_decode: true,
+  do_remote_prefill: false,
+  remote_engine_id: null,
+  remote_block_ids: null,
+  remote_host: null,
+  remote_port: null,
+});
+
+/** One token is the least that makes an engine compute the prompt. A client's min_tokens above it would be refused. */
+const caps: Readonly<Record<Api, Readonly<Record<string, string>>>> = {
+  chat: { max_tokens: '1', max_completion_tokens: '1', min_tokens: '1' },
+  completions: { max_tokens: '1', max_completion_tokens: '1', min_tokens: '1' },
+  responses: { max_output_tokens: '1' },
+  messages: { max_tokens: '1' },
+  embeddings: {},
+};
+
+/**
+ * vLLM's NixlConnector, pull mode. The prefill's parameters go to the decoder byte for byte: their fields differ between
+ * vLLM versions and the decoder wants every one. They are good for one use and for as long as the prefill engine's lease.
+ */
+export const nixlV2: Connector = {
+  name: 'nixlv2',
+
+  prefillRequest: (api, body) =>
+    editMembers(body, {
+      kv_transfer_params: askForBlocks,
+      stream: 'false',
+      stream_options: undefined,
+      ...caps[api],
+    }),
+
+  prefillAnswer: (body): PrefillAnswer | undefined => {
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(body);
+    } catch {
+      return undefined;
+    }
+    if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return undefined;
+    const params = (parsed as { readonly kv_transfer_params?: Readonly<Record<string, unknown>> | null })
+      .kv_transfer_params;
+    return {
+      kvParams: rawMember(body, 'kv_transfer_params') ?? 'null',
+      cachedTokens: usageOf(parsed)?.cachedTokens ?? 0,
+      kvHandle:
+        typeof params?.remote_engine_id === 'string'
+          ? `nixl://${params.remote_engine_id}/${String(params.remote_request_id ?? '')}`
+          : undefined,
+    };
+  },
+
+  decodeRequest: (_api, body, prefill) => editMembers(body, { kv_transfer_params: prefill.kvParams }),
+};

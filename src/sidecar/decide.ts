@@ -1,0 +1,39 @@
+import type { SessionMatch } from './sessions.ts';
+
+export type SessionPolicy = 'prefer-session' | 'prefer-header' | 'off';
+
+export interface DecisionInput {
+  readonly policy: SessionPolicy;
+  /** The request names prefill pods in `x-prefiller-host-port`. */
+  readonly hasHeader: boolean;
+  /** An endpoint picker chose this pod for the request: what it did not name, it did not want. */
+  readonly isPicked: boolean;
+  /** There is a prefill URL or a pool to find a prefill pod by. */
+  readonly hasFallback: boolean;
+  readonly session: SessionMatch | undefined;
+  /** A known conversation with more unseen prompt than this goes to a prefill pod all the same; 0 for no limit. */
+  readonly maxNewTokens: number;
+}
+
+export type Decision =
+  | { readonly kind: 'local'; readonly why: 'session' | 'picker' | 'no-prefill' }
+  | { readonly kind: 'prefill'; readonly from: 'header' | 'fallback' };
+
+/** A token of English text is about four characters: near enough for a threshold. */
+const charsPerToken = 4;
+
+/** Whether a request is prefilled elsewhere first, and who says where. */
+export function decide(input: DecisionInput): Decision {
+  const { policy, session } = input;
+  const isShort =
+    session !== undefined && (input.maxNewTokens === 0 || session.newChars / charsPerToken <= input.maxNewTokens);
+  const isResident = policy !== 'off' && session?.isKnown === true && isShort;
+  if (input.hasHeader) {
+    return isResident && policy === 'prefer-session'
+      ? { kind: 'local', why: 'session' }
+      : { kind: 'prefill', from: 'header' };
+  }
+  if (isResident) return { kind: 'local', why: 'session' };
+  if (input.isPicked) return { kind: 'local', why: 'picker' };
+  return input.hasFallback ? { kind: 'prefill', from: 'fallback' } : { kind: 'local', why: 'no-prefill' };
+}

@@ -1,0 +1,272 @@
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { type Clock, systemClock } from '../clock.ts';
+import { AppError, messageOf } from '../errors.ts';
+import type { Client } from '../kube/client.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { createSidecarMetrics } from '../telemetry/sidecar-metrics.ts';
+import { startAllowList } from './allow-list-source.ts';
+import type { SidecarConfig } from './config.ts';
+import { isEngineHealthy, startEngineWatch } from './engine-watch.ts';
+import { ClientGone, createPool, Exchange, forwardedHeaders, Pools, passedBody, relay, sendError } from './forward.ts';
+import { toHostPort } from './host-port.ts';
+import { createPipeline, decoderFailure, originForm } from './pipeline.ts';
+import { routeOf } from './routes.ts';
+import { Sessions } from './sessions.ts';
+import { readServingCertificate, trustedCertificates, watchServingCertificate } from './tls.ts';
+
+export interface SidecarDeps {
+  readonly log: Logger;
+  /** Needed where a pool is watched: with SSRF protection, or to find prefill pods without a URL. */
+  readonly client?: Client;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+}
+
+export interface Sidecar {
+  /** `http(s)://address:port` that serves. */
+  readonly url: string;
+  readonly metricsUrl: string;
+  /** Stops taking requests, lets streams finish for at most `drainTimeoutMs`, then ends them. */
+  close(drainTimeoutMs?: number): Promise<void>;
+}
+
+/** Whether this configuration watches the pool, and so needs a Kubernetes client. */
+export function needsKubernetes(config: SidecarConfig): boolean {
+  return config.pool !== undefined && (config.isSsrfProtected || config.prefill.url === undefined);
+}
+
+const maxHeaderBytes = 64 * 1024;
+const headersTimeoutMs = 30_000;
+/** Longest time for a client to send one request. */
+const uploadTimeoutMs = 600_000;
+/** Longer than gateways keep idle connections that they may use again. */
+const keepAliveTimeoutMs = 300_000;
+
+/**
+ * Serves a decode pod's requests.
+ *
+ * @throws AppError `usage` when a port is taken or a certificate cannot be read
+ */
+export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Promise<Sidecar> {
+  const { log } = deps;
+  const clock = deps.clock ?? systemClock;
+  let isDraining = false;
+  let inFlight = 0;
+  const metrics = createSidecarMetrics({ inFlight: () => inFlight, sessions: () => sessions.size });
+  const ca = trustedCertificates(config.certPath);
+  const shared = { ca, maxConnections: config.maxConnections };
+  const decoder = createPool(toHostPort(config.decoder.host, config.decoder.port), { ...shared, ...config.decoder });
+  const prefillPools = new Pools({ ...shared, ...config.prefill });
+  const sessions: Sessions = new Sessions({ ...config.sessions, clock, onEvict: () => metrics.sessionEvictions.inc() });
+
+  const forget = (reason: 'refused' | 'restart') => {
+    const count = sessions.clear();
+    if (count === 0) return;
+    metrics.sessionInvalidations.inc({ reason }, count);
+    log.info({ reason, count }, 'the local engine lost its cache; its conversations are forgotten');
+  };
+  const engineWatch = config.sessions.policy === 'off' ? undefined : startEngineWatch(decoder, clock, forget);
+
+  let allowList: ReturnType<typeof startAllowList> | undefined;
+  if (config.pool && needsKubernetes(config)) {
+    if (!deps.client) throw new AppError('usage', 'watching the inference pool needs access to Kubernetes');
+    allowList = startAllowList(deps.client, config.pool, {
+      log,
+      onChange: (allowed) => metrics.allowedTargets.set(allowed.size),
+    });
+  }
+
+  const pipeline = createPipeline({
+    config,
+    decoder,
+    prefillPools,
+    sessions,
+    allowList,
+    metrics,
+    log,
+    clock,
+    random: deps.random ?? Math.random,
+    onDecoderRefused: () => forget('refused'),
+  });
+
+  const counters = new Map<string, { inc(): void }>();
+  const count = (kind: string, code: number) => {
+    const key = `${kind}${code}`;
+    let counter = counters.get(key);
+    if (!counter) {
+      counter = metrics.requests.labels(kind, String(code));
+      counters.set(key, counter);
+    }
+    counter.inc();
+  };
+
+  const passThrough = async (exchange: Exchange) => {
+    const { req, res } = exchange;
+    try {
+      const body = await passedBody(req);
+      const headers = forwardedHeaders(req);
+      // A streamed body keeps the length that the client declared.
+      if (body !== null && !Buffer.isBuffer(body) && req.headers['content-length'] !== undefined) {
+        headers.push('content-length', req.headers['content-length']);
+      }
+      const hop = {
+        method: req.method ?? 'GET',
+        path: originForm(req.url ?? '/'),
+        headers,
+        body,
+        headersTimeoutMs: config.decoder.timeoutMs,
+      };
+      relay(decoder, hop, exchange, {
+        extra: {},
+        onDone: () => {},
+        onFailed: (error, isStarted) => {
+          if (exchange.isGone) return;
+          const failure = decoderFailure(error, { config, metrics, log, onDecoderRefused: () => forget('refused') });
+          if (isStarted) res.destroy();
+          else sendError(res, failure.status, failure.message);
+        },
+      });
+    } catch (thrown) {
+      if (thrown instanceof ClientGone || exchange.isGone) return;
+      log.error({ err: thrown }, 'a request failed');
+      sendError(res, 500, 'the routing sidecar failed');
+    }
+  };
+
+  const listener: RequestListener = (req: IncomingMessage, res: ServerResponse) => {
+    const route = routeOf(req.method ?? 'GET', req.url ?? '/');
+    if (isDraining) res.shouldKeepAlive = false;
+    switch (route.kind) {
+      case 'health':
+        sendText(res, 200, 'ok\n');
+        return;
+      case 'ready':
+        void readiness().then((why) => sendText(res, why === undefined ? 200 : 503, `${why ?? 'ok'}\n`));
+        return;
+      case 'completion':
+      case 'passthrough': {
+        inFlight++;
+        res.on('close', () => {
+          inFlight--;
+          count(route.kind, res.writableFinished ? res.statusCode : 499);
+        });
+        const exchange = new Exchange(req, res);
+        void (route.kind === 'completion' ? pipeline.serve(route, exchange) : passThrough(exchange));
+      }
+    }
+  };
+
+  /** Why this sidecar should not get requests, or undefined. */
+  const readiness = async (): Promise<string | undefined> => {
+    if (isDraining) return 'draining';
+    if (allowList && !allowList.isSynced) return 'the prefill pods of the inference pool are not listed yet';
+    return (await isEngineHealthy(decoder)) ? undefined : 'the local engine is not healthy';
+  };
+
+  const serverOptions = {
+    maxHeaderSize: maxHeaderBytes,
+    headersTimeout: headersTimeoutMs,
+    keepAliveTimeout: keepAliveTimeoutMs,
+    requestTimeout: uploadTimeoutMs,
+    noDelay: true,
+  };
+  let certificateWatch: { close(): void } | undefined;
+  let server: Server | TlsServer;
+  if (config.isSecure && config.certPath !== undefined) {
+    const tls = createTlsServer(
+      { ...serverOptions, ...readServingCertificate(config.certPath), minVersion: 'TLSv1.2' },
+      listener,
+    );
+    certificateWatch = watchServingCertificate(config.certPath, tls, log);
+    server = tls;
+  } else server = createServer(serverOptions, listener);
+  const own = createServer({ headersTimeout: headersTimeoutMs }, (req, res) => void serveOwn(req, res));
+
+  const serveOwn = async (req: IncomingMessage, res: ServerResponse) => {
+    const path = (req.url ?? '/').split('?')[0];
+    if (req.method !== 'GET') sendText(res, 405, 'only GET is served here\n');
+    else if (path === '/metrics') {
+      const text = await metrics.registry.metrics();
+      res.writeHead(200, { 'content-type': metrics.registry.contentType });
+      res.end(text);
+    } else if (path === '/debug/sessions') {
+      res.writeHead(200, { 'content-type': 'application/json' });
+      res.end(`${JSON.stringify({ max: config.sessions.maxEntries, sessions: sessions.view() })}\n`);
+    } else if (path === '/health') sendText(res, 200, 'ok\n');
+    else sendText(res, 404, 'try /metrics, /debug/sessions or /health\n');
+  };
+
+  const release = async () => {
+    engineWatch?.close();
+    allowList?.close();
+    certificateWatch?.close();
+    await Promise.all([decoder.destroy(), prefillPools.close()]);
+  };
+
+  try {
+    await listen(server, config.port, config.listenAddress, '--port');
+    await listen(own, config.metricsPort, config.listenAddress, '--metrics-port');
+  } catch (thrown) {
+    server.close();
+    own.close();
+    await release();
+    throw thrown;
+  }
+  const url = urlOf(server, config.isSecure ? 'https' : 'http', config.listenAddress);
+  const metricsUrl = urlOf(own, 'http', config.listenAddress);
+  log.info({ url, metricsUrl, decoder: toHostPort(config.decoder.host, config.decoder.port) }, 'listening');
+
+  return {
+    url,
+    metricsUrl,
+    async close(drainTimeoutMs = config.drainTimeoutMs) {
+      isDraining = true;
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeIdleConnections();
+      const abort = new AbortController();
+      await Promise.race([closed, clock.sleep(drainTimeoutMs, abort.signal).catch(() => {})]);
+      abort.abort();
+      if (inFlight > 0) log.warn({ inFlight }, 'the drain time is over; requests are cut');
+      server.closeAllConnections();
+      await closed;
+      await release();
+      await new Promise<void>((resolve) => {
+        own.close(() => resolve());
+        own.closeAllConnections();
+      });
+    },
+  };
+}
+
+function sendText(res: ServerResponse, status: number, text: string): void {
+  res.writeHead(status, { 'content-type': 'text/plain', 'content-length': Buffer.byteLength(text) });
+  res.end(text);
+}
+
+function listen(server: Server | TlsServer, port: number, address: string | undefined, flag: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) =>
+      reject(
+        new AppError(
+          'usage',
+          `${flag}: cannot listen on ${address ?? '*'}:${port}: ${messageOf(error)}; choose another`,
+          {
+            cause: error,
+          },
+        ),
+      ),
+    );
+    server.listen({ port, ...(address === undefined ? {} : { host: address }), backlog: 4096 }, () => {
+      server.removeAllListeners('error');
+      server.on('error', () => {});
+      resolve();
+    });
+  });
+}
+
+function urlOf(server: Server | TlsServer, scheme: string, address: string | undefined): string {
+  const bound = server.address() as AddressInfo;
+  return `${scheme}://${toHostPort(address ?? '127.0.0.1', bound.port)}`;
+}
