@@ -24,3 +24,22 @@ export interface Condition {
   readonly observedGeneration?: number;
   readonly lastTransitionTime?: string;
 }
+
+/** Reasons that the operator gives. A Deployment's own reasons are passed on beside these. */
+export const reasons = {
+  stopped: 'Stopped',
+  invalidSpec: 'InvalidRenderedConfig',
+  nameTaken: 'NameTaken',
+  workloadError: 'ReconcileSingleNodeWorkloadError',
+  deploymentMissing: 'DeploymentMissing',
+  deploymentProgressing: 'DeploymentProgressing',
+  minimumReplicasUnavailable: 'MinimumReplicasUnavailable',
+  schedulerUnavailable: 'SchedulerUnavailable',
+  gatewayPreconditionNotMet: 'GatewayPreconditionNotMet',
+  gatewaysNotReady: 'GatewaysNotReady',
+  refsInvalid: 'RefsInvalid',
+  httpRoutesNotReady: 'HTTPRoutesNotReady',
+  waitingForGateway: 'WaitingForGateway',
+  inferencePoolNotReady: 'InferencePoolNotReady',
+  inferencePoolNotServed: 'InferencePoolNotServed',
+} as const;

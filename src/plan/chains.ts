@@ -1,0 +1,20 @@
+import type { Check } from './check.ts';
+import { checkGatewayApi, checkGatewayClass, checkInferencePoolApi } from './checks/router.ts';
+import { checkSpec } from './checks/spec.ts';
+import type { CheckInput } from './observed.ts';
+
+/** What must hold before anything is rendered: children stay as they are while it does not. */
+export const beforeRendering: readonly Check<CheckInput>[] = [
+  // Admission says the same, but objects may be older than the webhook or have passed while it was away.
+  checkSpec,
+];
+
+/** What the router needs of the cluster; the model servers run without it. Every violation is shown. */
+export const routerNeeds: readonly Check<CheckInput>[] = [
+  // Without the Gateway API there is nothing to make a Gateway or a route of.
+  checkGatewayApi,
+  // A Gateway that has to be made needs a class.
+  checkGatewayClass,
+  // Without a pool API the route leads to the Service, and no picker can run.
+  checkInferencePoolApi,
+];

@@ -1,0 +1,59 @@
+import type { Gateway, HTTPRoute } from '../api/foreign/gateway-api.ts';
+import type { InferencePool, XInferencePool } from '../api/foreign/inference-pool.ts';
+import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
+import type { KubeObject, Manifest } from '../kube/object.ts';
+import type { PodState } from './causes.ts';
+
+/** A Deployment as far as its readiness goes. */
+export interface DeploymentState extends KubeObject {
+  readonly spec?: { readonly replicas?: number };
+  readonly status?: {
+    readonly observedGeneration?: number;
+    readonly replicas?: number;
+    readonly updatedReplicas?: number;
+    readonly readyReplicas?: number;
+    readonly availableReplicas?: number;
+    readonly conditions?: readonly {
+      readonly type: string;
+      readonly status: string;
+      readonly reason?: string;
+      readonly message?: string;
+    }[];
+  };
+}
+
+/** What the cluster offers, as far as decisions depend on it. */
+export interface Surroundings {
+  readonly served: { readonly gatewayApi: boolean; readonly pool: boolean; readonly xPool: boolean };
+  readonly gateway: {
+    readonly name: string;
+    readonly namespace: string;
+    /** The class a Gateway would be made of; undefined when there is no single choice. */
+    readonly className?: string;
+    readonly live?: Gateway;
+  };
+  /** Classes that their controller has accepted, by name. */
+  readonly acceptedClasses: readonly string[];
+  /** The class that the operator's settings name; empty for none. */
+  readonly configuredClass: string;
+}
+
+/** What the checks judge. */
+export interface CheckInput {
+  readonly service: LLMInferenceService;
+  readonly effective: LLMInferenceServiceSpec;
+  readonly surroundings: Surroundings;
+}
+
+/** Everything that a status is worked out from. Lookups answer from caches; undefined is "not there". */
+export interface Observed extends CheckInput {
+  /** What was rendered; empty while stopped. */
+  readonly desired: readonly Manifest[];
+  readonly deployment: (name: string) => DeploymentState | undefined;
+  /** Pods of the service with this value of `app.kubernetes.io/component`. */
+  readonly pods: (component: string) => readonly PodState[];
+  readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;
+  readonly route: HTTPRoute | undefined;
+  readonly pool: InferencePool | undefined;
+  readonly xPool: XInferencePool | undefined;
+}

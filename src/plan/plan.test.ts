@@ -1,0 +1,542 @@
+import { describe, expect, it } from '@jest/globals';
+import { fullRouter, llmService, platform, prefillDecodeService } from '../../test/builders/service.ts';
+import type { Gateway, HTTPRoute } from '../api/foreign/gateway-api.ts';
+import type { InferencePool } from '../api/foreign/inference-pool.ts';
+import type { LLMInferenceService } from '../api/v1alpha2/llm-inference-service.ts';
+import { render } from '../render/render.ts';
+import { addressesOf, isInternalHost, mainUrlOf } from './addresses.ts';
+import { causeOf, describeCauses, type PodState } from './causes.ts';
+import { beforeRendering, routerNeeds } from './chains.ts';
+import { allViolations, firstViolation } from './check.ts';
+import type { DeploymentState, Observed, Surroundings } from './observed.ts';
+import { refusedStatus, statusOf, statusPatch } from './status.ts';
+
+const now = '2030-01-01T00:00:00Z';
+const earlier = '2029-01-01T00:00:00Z';
+
+const condition = (type: string, status = 'True', more: object = {}) => ({ type, status, ...more });
+
+const gateway = (parts: { readonly status?: object; readonly listeners?: object } = {}): Gateway =>
+  ({
+    apiVersion: 'gateway.networking.k8s.io/v1',
+    kind: 'Gateway',
+    metadata: { name: 'signalbox-gateway', namespace: 'signalbox-system' },
+    spec: { gatewayClassName: 'envoy', listeners: parts.listeners ?? [{ name: 'http', port: 80, protocol: 'HTTP' }] },
+    status: parts.status ?? {
+      addresses: [{ value: '203.0.113.7' }],
+      conditions: [condition('Accepted'), condition('Programmed')],
+    },
+  }) as Gateway;
+
+const surroundings = (parts: Partial<Surroundings> = {}): Surroundings => ({
+  served: { gatewayApi: true, pool: true, xPool: true },
+  gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', className: 'envoy', live: gateway() },
+  acceptedClasses: ['envoy'],
+  configuredClass: '',
+  ...parts,
+});
+
+const parentRef = {
+  group: 'gateway.networking.k8s.io',
+  kind: 'Gateway',
+  name: 'signalbox-gateway',
+  namespace: 'signalbox-system',
+};
+
+/** A Deployment whose controller is done with it. */
+const readyDeployment = (name: string, replicas: number): DeploymentState => ({
+  apiVersion: 'apps/v1',
+  kind: 'Deployment',
+  metadata: { name, generation: 1 },
+  spec: { replicas },
+  status: {
+    observedGeneration: 1,
+    replicas,
+    updatedReplicas: replicas,
+    readyReplicas: replicas,
+    availableReplicas: replicas,
+    conditions: [condition('Available'), condition('Progressing')],
+  },
+});
+
+/** A service with everything in order; `parts` breaks it. */
+function observe(service: LLMInferenceService, parts: Partial<Observed> = {}): Observed {
+  const manifests = render({ service, effective: service.spec, platform: platform() });
+  const route = manifests.find(({ kind }) => kind === 'HTTPRoute');
+  const pool = manifests.find(({ kind }) => kind === 'InferencePool');
+  return {
+    service,
+    effective: service.spec,
+    surroundings: surroundings(),
+    desired: manifests,
+    deployment: (name) => readyDeployment(name, 1),
+    pods: () => [],
+    gatewayOf: () => gateway(),
+    route:
+      route &&
+      ({
+        ...route,
+        metadata: { ...route.metadata, generation: 1 },
+        status: {
+          parents: [
+            {
+              parentRef,
+              controllerName: 'x',
+              conditions: [
+                condition('Accepted', 'True', { observedGeneration: 1 }),
+                condition('ResolvedRefs', 'True', { observedGeneration: 1 }),
+              ],
+            },
+          ],
+        },
+      } as unknown as HTTPRoute),
+    pool:
+      pool &&
+      ({
+        ...pool,
+        metadata: { ...pool.metadata, generation: 1 },
+        status: { parents: [{ parentRef, conditions: [condition('Accepted', 'True', { observedGeneration: 1 })] }] },
+      } as unknown as InferencePool),
+    xPool: undefined,
+    ...parts,
+  };
+}
+
+const told = (status: ReturnType<typeof statusOf>) =>
+  Object.fromEntries(
+    (status.conditions ?? []).map((one) => [one.type, one.reason ? `${one.status} ${one.reason}` : one.status]),
+  );
+const messageOf = (status: ReturnType<typeof statusOf>, type: string) =>
+  status.conditions?.find((one) => one.type === type)?.message;
+
+describe('statusOf', () => {
+  it('is ready when everything is', () => {
+    const status = statusOf(observe(prefillDecodeService()), now);
+    expect(told(status)).toEqual({
+      Ready: 'True',
+      PresetsCombined: 'True',
+      WorkloadsReady: 'True',
+      MainWorkloadReady: 'True',
+      PrefillWorkloadReady: 'True',
+      RouterReady: 'True',
+      GatewaysReady: 'True',
+      HTTPRoutesReady: 'True',
+      InferencePoolReady: 'True',
+      SchedulerWorkloadReady: 'True',
+    });
+    expect(status).toMatchObject({
+      observedGeneration: 1,
+      url: 'http://203.0.113.7/default/chat',
+      addresses: [
+        { name: 'gateway-external', url: 'http://203.0.113.7/default/chat', models: [{ name: 'chat' }] },
+        { name: 'gateway-external', url: 'http://203.0.113.7/publishers/default/models/chat' },
+      ],
+      router: {
+        gateways: [{ name: 'signalbox-gateway', listeners: ['http'], httpRoutes: [{ name: 'chat-kserve-route' }] }],
+        scheduler: { inferencePool: { name: 'chat-inference-pool' }, service: { name: 'chat-epp-service' } },
+      },
+      workloads: { primary: { name: 'chat-kserve', readyReplicas: 1 }, service: { name: 'chat-kserve-workload-svc' } },
+    });
+  });
+
+  it('has no conditions for parts that are not there, and the Service for an address', () => {
+    const status = statusOf(observe(llmService()), now);
+    expect(Object.keys(told(status))).toEqual([
+      'Ready',
+      'PresetsCombined',
+      'WorkloadsReady',
+      'MainWorkloadReady',
+      'RouterReady',
+    ]);
+    expect(status.url).toBeUndefined();
+    expect(status.addresses?.[0]).toMatchObject({
+      name: 'internal',
+      url: 'http://chat-kserve-workload-svc.default.svc.cluster.local:8000',
+    });
+  });
+
+  it.each<[string, Partial<DeploymentState['status'] & object>, string, RegExp]>([
+    ['has not been looked at', { observedGeneration: 0 }, 'DeploymentProgressing', /rollout is under way/],
+    ['has old pods', { replicas: 3 }, 'DeploymentProgressing', /rollout is under way: 2 of 2/],
+    ['lacks new pods', { updatedReplicas: 1 }, 'DeploymentProgressing', /rollout is under way: 1 of 2/],
+    [
+      'is not available',
+      { availableReplicas: 0, conditions: [condition('Available', 'False')] },
+      'MinimumReplicasUnavailable',
+      /^0 of 2 pods are ready$/,
+    ],
+    [
+      'is stuck',
+      {
+        conditions: [
+          condition('Available'),
+          condition('Progressing', 'False', { reason: 'ProgressDeadlineExceeded', message: 'timed out' }),
+        ],
+      },
+      'ProgressDeadlineExceeded',
+      /timed out/,
+    ],
+    [
+      'cannot make pods',
+      { conditions: [condition('ReplicaFailure', 'True', { reason: 'FailedCreate', message: 'exceeded quota' })] },
+      'FailedCreate',
+      /pods cannot be created: exceeded quota/,
+    ],
+  ])('is not ready when the Deployment %s', (_what, status, reason, message) => {
+    const ready = readyDeployment('chat-kserve', 2);
+    const deployment = () => ({ ...ready, status: { ...ready.status, ...status } });
+    const result = statusOf(observe(llmService(), { deployment }), now);
+    expect(told(result)).toMatchObject({
+      Ready: `False ${reason}`,
+      WorkloadsReady: `False ${reason}`,
+      MainWorkloadReady: `False ${reason}`,
+    });
+    expect(messageOf(result, 'Ready')).toMatch(message);
+  });
+
+  it.each<[string, Partial<Observed>, string, string, RegExp]>([
+    [
+      'the Gateway is missing',
+      { gatewayOf: () => undefined },
+      'GatewaysReady',
+      'GatewaysNotReady',
+      /signalbox-system\/signalbox-gateway does not exist/,
+    ],
+    [
+      'the Gateway has no controller',
+      { gatewayOf: () => gateway({ status: { conditions: [condition('Accepted', 'Unknown')] } }) },
+      'GatewaysReady',
+      'GatewaysNotReady',
+      /waits for the controller of its GatewayClass envoy/,
+    ],
+    [
+      'the Gateway is refused',
+      {
+        gatewayOf: () =>
+          gateway({ status: { conditions: [condition('Programmed', 'False', { reason: 'PortUnavailable' })] } }),
+      },
+      'GatewaysReady',
+      'GatewaysNotReady',
+      /is not Programmed: PortUnavailable/,
+    ],
+    [
+      'the route is missing',
+      { route: undefined },
+      'HTTPRoutesReady',
+      'HTTPRoutesNotReady',
+      /chat-kserve-route is not there yet/,
+    ],
+    [
+      'the pool has not been looked at',
+      { pool: { ...observe(prefillDecodeService()).pool, status: {} } as InferencePool },
+      'InferencePoolReady',
+      'WaitingForGateway',
+      /waits for the controller of Gateway/,
+    ],
+    [
+      'the picker is not there',
+      { deployment: (name) => (name.endsWith('scheduler') ? undefined : readyDeployment(name, 1)) },
+      'SchedulerWorkloadReady',
+      'DeploymentMissing',
+      /is not there yet/,
+    ],
+    [
+      'the Gateway API is not served',
+      { surroundings: surroundings({ served: { gatewayApi: false, pool: true, xPool: true } }) },
+      'GatewaysReady',
+      'GatewayPreconditionNotMet',
+      /install the Gateway API CRDs/,
+    ],
+    [
+      'no pool is served',
+      { surroundings: surroundings({ served: { gatewayApi: true, pool: false, xPool: false } }) },
+      'InferencePoolReady',
+      'InferencePoolNotServed',
+      /install the CRDs/,
+    ],
+  ])('is not ready when %s', (_what, parts, type, reason, message) => {
+    const status = statusOf(observe(prefillDecodeService(), parts), now);
+    expect(told(status)).toMatchObject({
+      Ready: `False ${reason}`,
+      RouterReady: `False ${reason}`,
+      [type]: `False ${reason}`,
+    });
+    expect(messageOf(status, type)).toMatch(message);
+  });
+
+  it('believes a route only about its current generation', () => {
+    const { route } = observe(prefillDecodeService());
+    const newer = route && { ...route, metadata: { ...route.metadata, generation: 2 } };
+    expect(messageOf(statusOf(observe(prefillDecodeService(), { route: newer }), now), 'HTTPRoutesReady')).toMatch(
+      /current generation/,
+    );
+  });
+
+  it('accepts the experimental pool alone', () => {
+    const { pool } = observe(prefillDecodeService());
+    const xPool = { ...pool, status: { parent: pool?.status?.parents } } as unknown as NonNullable<Observed['xPool']>;
+    const status = statusOf(observe(prefillDecodeService(), { pool: undefined, xPool }), now);
+    expect(told(status)).toMatchObject({ InferencePoolReady: 'True' });
+  });
+
+  it('keeps the time of what has not turned', () => {
+    const before = {
+      conditions: [
+        { type: 'Ready', status: 'True' as const, lastTransitionTime: earlier },
+        { type: 'RouterReady', status: 'False' as const, lastTransitionTime: earlier },
+      ],
+    };
+    const status = statusOf(observe(llmService({ status: before })), now);
+    const times = Object.fromEntries((status.conditions ?? []).map((one) => [one.type, one.lastTransitionTime]));
+    expect(times).toMatchObject({ Ready: earlier, RouterReady: now, WorkloadsReady: now });
+    expect(statusPatch(status, statusOf(observe(llmService({ status })), '2031-01-01T00:00:00Z'))).toBeUndefined();
+  });
+
+  it('says Stopped and nothing of where it answered', () => {
+    const status = statusOf(observe(prefillDecodeService({ annotations: { 'serving.kserve.io/stop': 'true' } })), now);
+    expect(new Set(Object.values(told(status)))).toEqual(new Set(['False Stopped']));
+    expect(status.url ?? status.addresses).toBeUndefined();
+  });
+
+  it('keeps what was known when the spec is refused', () => {
+    const service = llmService({ generation: 2, status: statusOf(observe(llmService()), earlier) });
+    const status = refusedStatus(
+      service,
+      { condition: 'PresetsCombined', reason: 'InvalidRenderedConfig', message: 'bad' },
+      now,
+    );
+    expect(told(status)).toMatchObject({
+      Ready: 'False InvalidRenderedConfig',
+      PresetsCombined: 'False InvalidRenderedConfig',
+      MainWorkloadReady: 'True',
+    });
+    expect(status.observedGeneration).toBe(2);
+  });
+});
+
+describe('statusPatch', () => {
+  it.each([
+    [undefined, { a: 1 }, { a: 1 }],
+    [{ a: 1, b: 2 }, { a: 1 }, { b: null }],
+    [{ a: { b: 1, c: 2 } }, { a: { b: 1 } }, { a: { c: null } }],
+    [{ a: [1, 2] }, { a: [1] }, { a: [1] }],
+    [{ a: [{ x: 1 }] }, { a: [{ x: 1 }] }, undefined],
+  ])('from %j to %j', (before, after, patch) => expect(statusPatch(before, after)).toEqual(patch));
+});
+
+describe('checks', () => {
+  const judge = (service: LLMInferenceService, parts: Partial<Surroundings> = {}) =>
+    allViolations(routerNeeds, { service, effective: service.spec, surroundings: surroundings(parts) });
+  const noGateway = (parts: object) => ({ gateway: { name: 'g', namespace: 'n', ...parts } });
+
+  it('refuse what admission refuses', () => {
+    const service = llmService({ spec: { model: { uri: 'pvc://claim' } } });
+    expect(
+      firstViolation(beforeRendering, { service, effective: service.spec, surroundings: surroundings() }),
+    ).toMatchObject({
+      condition: 'PresetsCombined',
+      message: expect.stringContaining('spec.model.uri'),
+    });
+  });
+
+  it.each<[string, Partial<Surroundings>, RegExp | undefined]>([
+    ['exists', {}, undefined],
+    ['can be made', noGateway({ className: 'envoy' }), undefined],
+    ['has no class', { ...noGateway({}), acceptedClasses: [] }, /no GatewayClass is accepted/],
+    [
+      'has two classes',
+      { ...noGateway({}), acceptedClasses: ['a', 'b'] },
+      /several GatewayClasses to make it of \(a, b\); name one by the operator's --gateway-class/,
+    ],
+    ['has a class that is missing', { ...noGateway({}), configuredClass: 'c' }, /GatewayClass c does not exist/],
+  ])('of a default Gateway that %s', (_what, parts, message) => {
+    const messages = judge(llmService({ spec: { router: fullRouter } }), parts).map((verdict) => verdict.message);
+    if (message) expect(messages).toEqual([expect.stringMatching(message)]);
+    else expect(messages).toEqual([]);
+    const own = { ...fullRouter, gateway: { refs: [{ name: 'mine' }] } };
+    expect(judge(llmService({ spec: { router: own } }), parts)).toEqual([]);
+  });
+});
+
+describe('causes', () => {
+  const pod = (status: PodState['status'], name = 'p'): PodState => ({
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name },
+    spec: {
+      initContainers: [{ name: 'side', restartPolicy: 'Always' }, { name: 'init' }],
+      containers: [
+        {
+          name: 'main',
+          startupProbe: { httpGet: { path: '/health', port: 8001 } },
+          readinessProbe: { grpc: { port: 9003 } },
+        },
+      ],
+    },
+    ...(status ? { status } : {}),
+  });
+  const container = (state: object, more: object = {}) => ({ containerStatuses: [{ name: 'main', state, ...more }] });
+
+  it.each<[PodState['status'], string | undefined]>([
+    [undefined, 'is not scheduled yet'],
+    [{ conditions: [condition('Ready')] }, undefined],
+    [
+      {
+        conditions: [
+          condition('PodScheduled', 'False', { message: '0/1 nodes are available: 1 Insufficient nvidia.com/gpu.' }),
+        ],
+      },
+      'is not scheduled: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu.',
+    ],
+    [{ conditions: [condition('PodScheduled')] }, 'has been scheduled and is not started by its node yet'],
+    [{ phase: 'Failed', reason: 'Evicted', message: 'low on memory' }, 'has failed: Evicted: low on memory'],
+    [
+      container({ waiting: { reason: 'ErrImagePull', message: 'no such image' } }),
+      'waits for container main: ErrImagePull: no such image',
+    ],
+    [
+      container(
+        { waiting: { reason: 'CrashLoopBackOff' } },
+        { lastState: { terminated: { exitCode: 1, reason: 'Error', message: 'a\nout of memory' } } },
+      ),
+      'waits for container main: CrashLoopBackOff; it ended before with exit code 1 (Error): out of memory',
+    ],
+    [
+      container({ terminated: { exitCode: 137, reason: 'OOMKilled' } }, { restartCount: 2 }),
+      'waits for container main: it ended with exit code 137 (OOMKilled), restarted 2 times',
+    ],
+    [
+      container({ waiting: { reason: 'ContainerCreating' } }),
+      'waits for container main: it is being created, which includes pulling its image',
+    ],
+    [
+      container({ running: {} }, { started: false, ready: false }),
+      'waits for container main: it runs and does not answer GET /health on port 8001 yet; loading a model can take minutes',
+    ],
+    [
+      container({ running: {} }, { started: true, ready: false }),
+      'waits for container main: it runs and does not answer the gRPC health check on port 9003',
+    ],
+    [
+      {
+        initContainerStatuses: [
+          { name: 'side', state: { running: {} }, ready: true },
+          { name: 'init', state: { running: {} } },
+        ],
+      },
+      'waits for container init: this init container has not finished yet',
+    ],
+    [
+      {
+        initContainerStatuses: [{ name: 'side', state: { waiting: { reason: 'ImagePullBackOff', message: 'x' } } }],
+        ...container({ waiting: { reason: 'PodInitializing' } }),
+      },
+      'waits for container side: ImagePullBackOff: x',
+    ],
+  ])('%j', (status, cause) => expect(causeOf(pod(status))).toBe(cause));
+
+  it('are told once and not all', () => {
+    const waiting = (name: string, reason: string) => pod(container({ waiting: { reason } }), name);
+    expect(
+      describeCauses([waiting('b', 'A'), waiting('a', 'A'), waiting('c', 'B'), waiting('d', 'C'), waiting('e', 'D')]),
+    ).toBe(
+      '2 pods, such as a: each waits for container main: A; pod c waits for container main: B; pod d waits for container main: C; and 1 more',
+    );
+    expect(describeCauses([])).toBeUndefined();
+  });
+});
+
+describe('addresses', () => {
+  const rules = [
+    { matches: [{ path: { value: '/default/chat/v1/completions' } }] },
+    { matches: [{ path: { value: '/default/chat' } }] },
+    {
+      matches: [
+        { path: { value: '/v1/completions' }, headers: [{ name: 'X', value: 'y' }] },
+        { headers: [{ name: 'X', value: 'y' }] },
+      ],
+    },
+  ];
+  const urls = (of: Gateway | undefined, route: object = {}) =>
+    addressesOf({
+      route: { parentRefs: [parentRef], rules, ...route } as never,
+      namespace: 'default',
+      name: 'chat',
+      models: ['chat'],
+      gatewayOf: () => of,
+    }).map(({ name, url }) => `${name} ${url}`);
+
+  it.each<[string, Gateway | undefined, object, readonly string[]]>([
+    ['a missing Gateway', undefined, {}, []],
+    ['a Gateway without addresses', gateway({ status: {} }), {}, []],
+    [
+      'a Gateway',
+      gateway(),
+      {},
+      ['gateway-external-model-routing http://203.0.113.7', 'gateway-external http://203.0.113.7/default/chat'],
+    ],
+    [
+      'another port inside',
+      gateway({
+        listeners: [{ name: 'http', port: 8080, protocol: 'HTTP' }],
+        status: { addresses: [{ value: '127.0.0.1' }] },
+      }),
+      { rules: rules.slice(0, 2) },
+      ['gateway-internal http://127.0.0.1:8080/default/chat'],
+    ],
+    [
+      'a wildcard listener',
+      gateway({ listeners: [{ name: 'h', port: 443, protocol: 'HTTPS', hostname: '*.example.com' }] }),
+      { rules: rules.slice(1, 2) },
+      ['gateway-external https://inference.example.com/default/chat'],
+    ],
+    [
+      'host names',
+      gateway(),
+      { hostnames: ['a.example.com'], rules: rules.slice(1, 2) },
+      ['gateway-external http://a.example.com/default/chat'],
+    ],
+    [
+      'one listener of two',
+      gateway({
+        listeners: [
+          { name: 'http', port: 80, protocol: 'HTTP' },
+          { name: 'tls', port: 8443, protocol: 'HTTPS' },
+        ],
+      }),
+      { parentRefs: [{ ...parentRef, sectionName: 'tls' }], rules: rules.slice(1, 2) },
+      ['gateway-external https://203.0.113.7:8443/default/chat'],
+    ],
+    [
+      'IPv6',
+      gateway({ status: { addresses: [{ value: '2001:db8::1' }] } }),
+      { rules: rules.slice(1, 2) },
+      ['gateway-external http://[2001:db8::1]/default/chat'],
+    ],
+  ])('of %s', (_what, of, route, expected) => expect(urls(of, route)).toEqual(expected));
+
+  it('prefer the own path from outside', () => {
+    const address = (name: string, url: string) => ({ name, url });
+    const inside = address('gateway-internal', 'http://10.0.0.1/default/chat');
+    expect(mainUrlOf([inside], 'default', 'chat')).toBe(inside.url);
+    expect(
+      mainUrlOf(
+        [inside, address('gateway-external', 'http://a/x'), address('gateway-external', 'http://a/default/chat')],
+        'default',
+        'chat',
+      ),
+    ).toBe('http://a/default/chat');
+    expect(mainUrlOf([], 'default', 'chat')).toBeUndefined();
+  });
+
+  it.each([
+    ['10.1.2.3', true],
+    ['172.20.0.1', true],
+    ['172.32.0.1', false],
+    ['8.8.8.8', false],
+    ['x.svc.cluster.local', true],
+    ['example.com', false],
+    ['fd00::1', true],
+    ['localhost', true],
+  ])('%s is internal: %s', (host, expected) => expect(isInternalHost(host)).toBe(expected));
+});
