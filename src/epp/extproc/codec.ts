@@ -8,7 +8,14 @@
 export type HeaderPairs = readonly string[];
 
 /** `BodySendMode` of the filter's processing mode. */
-export const bodySendModes = { none: 0, streamed: 1, buffered: 2, bufferedPartial: 3, fullDuplexStreamed: 4, grpc: 5 } as const;
+export const bodySendModes = {
+  none: 0,
+  streamed: 1,
+  buffered: 2,
+  bufferedPartial: 3,
+  fullDuplexStreamed: 4,
+  grpc: 5,
+} as const;
 
 export interface ProtocolConfig {
   readonly requestBodyMode: number;
@@ -125,7 +132,7 @@ class Reader {
 
   text(): string {
     const end = this.partEnd();
-    const text = this.data.utf8Slice(this.at, end);
+    const text = this.data.toString('utf8', this.at, end);
     this.at = end;
     return text;
   }
@@ -283,7 +290,10 @@ function readMetadata(reader: Reader, aside: { -readonly [K in keyof Aside]: Asi
       else if (entry === part(2) && (namespace === 'envoy.lb.subset_hint' || namespace === 'envoy.lb')) {
         readStruct(reader, (key, value) => {
           if (namespace === 'envoy.lb.subset_hint' && key === 'x-gateway-destination-endpoint-subset') {
-            aside.subset = value.flatMap((text) => text.split(',')).map((text) => text.trim()).filter((text) => text !== '');
+            aside.subset = value
+              .flatMap((text) => text.split(','))
+              .map((text) => text.trim())
+              .filter((text) => text !== '');
           } else if (namespace === 'envoy.lb' && key === 'x-gateway-destination-endpoint-served') {
             const [served] = value;
             if (served !== undefined) aside.served = served;
@@ -364,7 +374,7 @@ class BackwardWriter {
   text(field: number, value: string): void {
     const length = Buffer.byteLength(value);
     this.at -= length;
-    this.data.utf8Write(value, this.at, length);
+    this.data.write(value, this.at, length, 'utf8');
     this.varint(length);
     this.varint(part(field));
   }

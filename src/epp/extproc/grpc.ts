@@ -28,6 +28,8 @@ export type Services = ReadonlyMap<string, Service>;
 export interface TlsPair {
   readonly cert: string | Buffer;
   readonly key: string | Buffer;
+  /** Oldest version; Node's default when absent. */
+  readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
 }
 
 export interface GrpcServerOptions {

@@ -61,12 +61,7 @@ export function createHealthServices(board: HealthBoard): Services {
       const entries = board.names.map((name) => {
         const key = Buffer.from(name);
         const value = checkResponse(board.statusOf(name));
-        const entry = Buffer.concat([
-          Buffer.from([0x0a, key.length]),
-          key,
-          Buffer.from([0x12, value.length]),
-          value,
-        ]);
+        const entry = Buffer.concat([Buffer.from([0x0a, key.length]), key, Buffer.from([0x12, value.length]), value]);
         return Buffer.concat([Buffer.from([0x0a, entry.length]), entry]);
       });
       call.send(frame(Buffer.concat(entries)));

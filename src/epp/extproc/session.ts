@@ -1,6 +1,12 @@
 import { type ErrorBody, errorBody } from '../../openai/error-body.ts';
 import { type Chunks, split, toList } from './body-chunks.ts';
-import { bodySendModes, type HeaderMutation, type HeaderPairs, type ProcessingRequest, type ProcessingResponse } from './codec.ts';
+import {
+  bodySendModes,
+  type HeaderMutation,
+  type HeaderPairs,
+  type ProcessingRequest,
+  type ProcessingResponse,
+} from './codec.ts';
 
 /** What is asked of the director: everything that is known of one HTTP request. */
 export interface Question {
@@ -154,7 +160,8 @@ function onRequestHeaders(state: SessionState, message: HeadersMessage): Step {
 
 function onRequestBody(state: SessionState, message: BodyMessage, limits: SessionLimits): Step {
   // After an early answer of the gateway itself the rest of the request no longer matters.
-  if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
+  if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed')
+    return { state, effects: nothing };
   if (state.kind !== 'buffering') return outOfTurn(state, 'a request body');
   const bytes = state.bytes + message.body.length;
   if (bytes > limits.maxBodyBytes) {
@@ -171,7 +178,8 @@ function onRequestBody(state: SessionState, message: BodyMessage, limits: Sessio
 
 function onRequestTrailers(state: SessionState): Step {
   if (state.kind === 'buffering') return decide(state, 'trailers');
-  if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
+  if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed')
+    return { state, effects: nothing };
   return outOfTurn(state, 'request trailers');
 }
 

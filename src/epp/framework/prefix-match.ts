@@ -1,16 +1,12 @@
 import type { StateKey } from './cycle-state.ts';
 import type { Endpoint } from './endpoint.ts';
 
-/** How much of a request's prompt each endpoint is believed to hold in its KV cache. */
+/** How much of a request's prompt each endpoint is believed to hold in its KV cache. Tokens are estimated at four bytes each. */
 export interface PrefixMatch {
-  /** Blocks of the prompt; 0 for a prompt shorter than one block. */
-  readonly totalBlocks: number;
-  /** Tokens per block, estimated at four bytes a token. */
-  readonly blockTokens: number;
-  /** Tokens of the whole prompt, estimated. */
+  /** Tokens of the whole prompt. */
   readonly promptTokens: number;
-  /** Blocks from the start without a gap. All of them where the request's session is known. */
-  matchedBlocks(endpoint: Endpoint): number;
+  /** Tokens from the start without a gap. All of them where the request's session is known. */
+  matchedTokens(endpoint: Endpoint): number;
   /** The request's session was served there and is still remembered. */
   hasSession(endpoint: Endpoint): boolean;
   /** True when any endpoint matches at all. */
@@ -22,7 +18,7 @@ export const prefixMatchKey: StateKey<PrefixMatch> = { name: 'prefix-match' };
 
 /** 0–1: the share of the prompt that the endpoint holds. */
 export function matchedShare(match: PrefixMatch | undefined, endpoint: Endpoint): number {
-  if (match === undefined) return 0;
+  if (match === undefined || !match.isWarm) return 0;
   if (match.hasSession(endpoint)) return 1;
-  return match.totalBlocks === 0 ? 0 : match.matchedBlocks(endpoint) / match.totalBlocks;
+  return match.promptTokens === 0 ? 0 : match.matchedTokens(endpoint) / match.promptTokens;
 }

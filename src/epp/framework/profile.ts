@@ -106,7 +106,7 @@ export class Profile {
       weighted.scorer.score(cycle, left, scores);
       for (let i = 0; i < count; i++) {
         const score = scores[i] ?? 0;
-        const clamped = score > 1 ? 1 : score > 0 ? score : 0;
+        const clamped = Number.isNaN(score) ? 0 : Math.min(1, Math.max(0, score));
         scores[i] = clamped;
         totals[i] = (totals[i] ?? 0) + clamped * weighted.weight;
       }

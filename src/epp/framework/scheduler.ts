@@ -2,7 +2,7 @@ import { AppError } from '../../errors.ts';
 import type { Cycle } from './cycle-state.ts';
 import { Decision } from './decision.ts';
 import type { Endpoint } from './endpoint.ts';
-import type { PreRequest, ProfileHandler, Producer } from './plugin.ts';
+import type { PreRequest, Producer, ProfileHandler } from './plugin.ts';
 import type { Profile, ProfileResult } from './profile.ts';
 
 export interface SchedulerParts {

@@ -18,8 +18,7 @@ export const createPrefixBasedPdDecider: PluginFactory = (context): Decider => {
     isPrefillWanted: (cycle, decode) => {
       const match = cycle.get(prefixMatchKey);
       if (nonCachedTokens === 0 || match === undefined || match.promptTokens < promptTokens) return false;
-      if (match.hasSession(decode)) return false;
-      return match.promptTokens - match.matchedBlocks(decode) * match.blockTokens >= nonCachedTokens;
+      return match.promptTokens - match.matchedTokens(decode) >= nonCachedTokens;
     },
   };
 };

@@ -42,9 +42,7 @@ export const createMaxScorePicker: PluginFactory = (context): Picker => {
   const pickSome = (endpoints: readonly Endpoint[], totals: Float64Array): readonly Endpoint[] =>
     endpoints
       .map((endpoint, i) => ({ endpoint, total: totals[i] ?? 0 }))
-      .sort((a, b) =>
-        Math.abs(a.total - b.total) > epsilon ? b.total - a.total : age(a.endpoint) - age(b.endpoint),
-      )
+      .sort((a, b) => (Math.abs(a.total - b.total) > epsilon ? b.total - a.total : age(a.endpoint) - age(b.endpoint)))
       .slice(0, maxNumOfEndpoints)
       .map(({ endpoint }) => endpoint);
 

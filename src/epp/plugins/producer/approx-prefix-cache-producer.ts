@@ -23,59 +23,80 @@ const parameters = z.strictObject({
   maxSessions: z.number().int().min(1).default(65_536),
 });
 
-const hashesKey: StateKey<readonly number[]> = { name: 'prefix-hashes' };
+/** A prompt in units: blocks of a fixed size, cut also where a message begins. */
+interface Units {
+  /** Each covers all units before it. */
+  readonly hashes: readonly number[];
+  /** Bytes of the prompt up to and with each unit. */
+  readonly ends: readonly number[];
+}
+
+const unitsKey: StateKey<Units> = { name: 'prefix-units' };
 
 // Compiled once for the process; a few milliseconds.
 const hasher: XXHashAPI = await xxhash();
 
+const messageStart = Buffer.from('\n<|');
+
 /**
- * Two chained 32-bit hashes joined to 53 bits: a plain number is a far cheaper key than a bigint, and with a million
- * blocks the chance of any false match stays under one in ten thousand.
+ * Cuts a prompt into units and hashes each with all before it. A unit ends after `blockBytes`, or where the next
+ * message starts, so that the turns of a short conversation match too; the last may be shorter.
+ *
+ * Two chained 32-bit hashes are joined to 53 bits: a plain number is a far cheaper key than a bigint, and with a
+ * million units the chance of any false match stays under one in ten thousand.
  */
-export function hashBlocks(model: string, text: string, blockBytes: number, maxBlocks: number): readonly number[] {
-  const bytes = Buffer.from(text.length > maxBlocks * blockBytes ? text.slice(0, maxBlocks * blockBytes) : text);
-  const count = Math.min(maxBlocks, Math.floor(bytes.length / blockBytes));
+export function hashPrompt(model: string, text: string, blockBytes: number, maxUnits: number): Units {
+  const bytes = Buffer.from(text.length > maxUnits * blockBytes ? text.slice(0, maxUnits * blockBytes) : text);
   const hashes: number[] = [];
+  const ends: number[] = [];
   let low = hasher.h32(model, 1);
   let high = hasher.h32(model, 2);
-  for (let i = 0; i < count; i++) {
-    const block = bytes.subarray(i * blockBytes, (i + 1) * blockBytes);
-    low = hasher.h32Raw(block, low);
-    high = hasher.h32Raw(block, high);
+  let nextMessage = bytes.indexOf(messageStart);
+  for (let start = 0; start < bytes.length && hashes.length < maxUnits; ) {
+    let end = Math.min(start + blockBytes, bytes.length);
+    if (nextMessage >= 0 && nextMessage < end) {
+      end = nextMessage + 1;
+      nextMessage = bytes.indexOf(messageStart, end);
+    }
+    const unit = bytes.subarray(start, end);
+    low = hasher.h32Raw(unit, low);
+    high = hasher.h32Raw(unit, high);
     hashes.push((high >>> 11) * 0x1_0000_0000 + (low >>> 0));
+    ends.push(end);
+    start = end;
   }
-  return hashes;
+  return { hashes, ends };
 }
 
 class Match implements PrefixMatch {
-  readonly totalBlocks: number;
-  readonly blockTokens: number;
   readonly promptTokens: number;
   readonly isWarm: boolean;
   readonly #index: PrefixIndex;
+  readonly #units: Units;
   readonly #matched: Uint32Array | undefined;
   readonly #sessionEndpoints: readonly string[];
 
   constructor(
     index: PrefixIndex,
+    units: Units,
+    promptTokens: number,
     matched: Uint32Array | undefined,
     sessionEndpoints: readonly string[],
-    sizes: { readonly totalBlocks: number; readonly blockTokens: number; readonly promptTokens: number },
   ) {
-    this.totalBlocks = sizes.totalBlocks;
-    this.blockTokens = sizes.blockTokens;
-    this.promptTokens = sizes.promptTokens;
+    this.promptTokens = promptTokens;
     this.isWarm = matched !== undefined || sessionEndpoints.length > 0;
     this.#index = index;
+    this.#units = units;
     this.#matched = matched;
     this.#sessionEndpoints = sessionEndpoints;
   }
 
-  matchedBlocks(endpoint: Endpoint): number {
-    if (this.hasSession(endpoint)) return this.totalBlocks;
+  matchedTokens(endpoint: Endpoint): number {
+    if (this.hasSession(endpoint)) return this.promptTokens;
     if (this.#matched === undefined) return 0;
     const slot = this.#index.slotOf(endpoint.id);
-    return slot === undefined ? 0 : (this.#matched[slot] ?? 0);
+    const units = slot === undefined ? 0 : (this.#matched[slot] ?? 0);
+    return units === 0 ? 0 : (this.#units.ends[units - 1] ?? 0) / bytesPerToken;
   }
 
   hasSession(endpoint: Endpoint): boolean {
@@ -84,7 +105,7 @@ class Match implements PrefixMatch {
 }
 
 /**
- * Remembers which prompts were sent where, as hashes of blocks of the prompt's text, and which conversations; says
+ * Remembers which prompts were sent where, as hashes over the prompt's text, and which conversations; says
  * how much of a new prompt each endpoint should still have. Approximate: engines evict without telling.
  */
 export const createApproxPrefixCacheProducer: PluginFactory = (context): Producer & PreRequest => {
@@ -112,26 +133,29 @@ export const createApproxPrefixCacheProducer: PluginFactory = (context): Produce
         index.retain(new Set(pool.map((endpoint) => endpoint.id)));
       }
       const text = request.promptText();
-      const hashes = hashBlocks(request.model, text, blockBytes, maxBlocks);
+      const units = hashPrompt(request.model, text, blockBytes, maxBlocks);
+      const promptBytes = Math.max(text.length, units.ends[units.ends.length - 1] ?? 0);
       const session = sessionOf(cycle);
-      cycle.set(hashesKey, hashes);
+      cycle.set(unitsKey, units);
       cycle.set(
         prefixMatchKey,
-        new Match(index, index.match(hashes), session === undefined ? [] : sessions.endpointsOf(session), {
-          totalBlocks: hashes.length,
-          blockTokens: settings.blockSizeTokens,
-          promptTokens: Math.ceil(text.length / bytesPerToken),
-        }),
+        new Match(
+          index,
+          units,
+          promptBytes / bytesPerToken,
+          index.match(units.hashes),
+          session === undefined ? [] : sessions.endpointsOf(session),
+        ),
       );
     },
     preRequest: (cycle, decision) => {
-      const hashes = cycle.get(hashesKey);
-      if (hashes === undefined) return;
+      const units = cycle.get(unitsKey);
+      if (units === undefined) return;
       const session = sessionOf(cycle);
       for (const result of decision.results.values()) {
         const endpoint = result.picked[0];
         if (endpoint === undefined) continue;
-        index.record(endpoint.id, hashes);
+        index.record(endpoint.id, units.hashes);
         if (session !== undefined) sessions.record(session, endpoint.id);
       }
     },

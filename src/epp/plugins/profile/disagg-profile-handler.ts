@@ -1,6 +1,12 @@
 import { z } from 'zod';
 import { AppError } from '../../../errors.ts';
-import { type Decider, isDecider, type PluginFactory, type ProfileHandler, parseParameters } from '../../framework/plugin.ts';
+import {
+  type Decider,
+  isDecider,
+  type PluginFactory,
+  type ProfileHandler,
+  parseParameters,
+} from '../../framework/plugin.ts';
 
 const parameters = z.strictObject({
   stageOrder: z.enum(['decode-first', 'prefill-first']).default('decode-first'),
@@ -21,7 +27,10 @@ const parameters = z.strictObject({
 export const createDisaggProfileHandler: PluginFactory = (context): ProfileHandler => {
   const { stageOrder, profiles, deciders } = parseParameters(context, parameters);
   if (stageOrder !== 'decode-first') {
-    throw new AppError('unsupported', `${context.path}.stageOrder: ${stageOrder} is not supported yet; use decode-first`);
+    throw new AppError(
+      'unsupported',
+      `${context.path}.stageOrder: ${stageOrder} is not supported yet; use decode-first`,
+    );
   }
   if (deciders.encode !== undefined) {
     throw new AppError('unsupported', `${context.path}.deciders.encode: a separate encode stage is not supported yet`);

@@ -26,7 +26,7 @@ export const createPrefixCacheScorer: PluginFactory = (context): Scorer => {
         const share = matchedShare(match, endpoint);
         if (weight === 0 || match.hasSession(endpoint)) scores[i] = share;
         else {
-          const length = Math.min(1, (match.matchedBlocks(endpoint) * match.blockTokens) / scale);
+          const length = Math.min(1, match.matchedTokens(endpoint) / scale);
           scores[i] = weight * length * length + (1 - weight) * share;
         }
       }

@@ -1,0 +1,85 @@
+import { readFile } from 'node:fs/promises';
+import { parseEppArgs } from '../epp/config.ts';
+import type { Watches } from '../epp/datalayer/pool-source.ts';
+import { parsePickerConfig } from '../epp/picker-config.ts';
+import { startEpp } from '../epp/start.ts';
+import { AppError, messageOf } from '../errors.ts';
+import type { KubeObject } from '../kube/object.ts';
+import { createLogger, type Logger, type LogLevel } from '../telemetry/log.ts';
+
+async function main(): Promise<number> {
+  const parsed = parseEppArgs(process.argv.slice(2), process.env);
+  if (parsed.kind === 'help') {
+    process.stdout.write(parsed.text);
+    return 0;
+  }
+  const { config } = parsed;
+  const log = createLogger({ name: 'epp', level: levelOf(config.verbosity) });
+  const source = config.configFile === '' ? '--config-text' : config.configFile;
+  const picker = parsePickerConfig(
+    config.configFile === '' ? config.configText : await read(config.configFile),
+    source,
+  );
+
+  const stopped = new AbortController();
+  const stop = () => stopped.abort();
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+
+  const needsKubernetes = picker.fileDiscovery === undefined || config.leaderElection;
+  const kube = needsKubernetes ? await connect(config.kubeconfig, log) : undefined;
+  try {
+    const epp = await startEpp(config, picker, { log, ...(kube === undefined ? {} : { watches: kube.watches }) });
+    if (!stopped.signal.aborted) {
+      await new Promise((resolve) => stopped.signal.addEventListener('abort', resolve, { once: true }));
+    }
+    log.info('stopping');
+    await epp.close();
+  } finally {
+    await kube?.close();
+  }
+  return 0;
+}
+
+/** Loaded only when it is needed: file discovery runs without it. */
+async function connect(
+  kubeconfig: string,
+  log: Logger,
+): Promise<{ readonly watches: Watches; close(): Promise<void> }> {
+  const [{ loadKubeConfig }, { createClient }, { startInformer }] = await Promise.all([
+    import('../kube/config.ts'),
+    import('../kube/rest-client.ts'),
+    import('../kube/informer.ts'),
+  ]);
+  const client = createClient(await loadKubeConfig(kubeconfig === '' ? {} : { path: kubeconfig }), { log });
+  return {
+    watches: {
+      watch: <T extends KubeObject>(
+        resource: Parameters<Watches['watch']>[0],
+        options: Parameters<Watches['watch']>[1],
+      ) => startInformer<T>(client, resource, options, { log }),
+    },
+    close: () => client.close(),
+  };
+}
+
+async function read(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (thrown) {
+    throw new AppError('usage', `--config-file: cannot read ${path}: ${messageOf(thrown)}`, { cause: thrown });
+  }
+}
+
+function levelOf(verbosity: number): LogLevel {
+  if (verbosity >= 5) return 'trace';
+  return verbosity >= 4 ? 'debug' : 'info';
+}
+
+try {
+  process.exit(await main());
+} catch (thrown) {
+  const error = AppError.from(thrown);
+  process.stderr.write(`signalbox-epp: ${error.message.replace(/^signalbox-epp: /, '')}\n`);
+  process.exit(error.exit);
+}

@@ -1,0 +1,142 @@
+import { Agent, type Dispatcher } from 'undici';
+import type { Clock } from '../../clock.ts';
+import { AppError, messageOf } from '../../errors.ts';
+import type { Logger } from '../../telemetry/log.ts';
+import type { Datastore, LiveEndpoint } from './datastore.ts';
+import { type EngineMetrics, readLoad } from './engines.ts';
+
+export interface ScrapeSettings {
+  readonly intervalMs: number;
+  readonly scheme: 'http' | 'https';
+  readonly path: string;
+  /** Metrics port, where it is not the endpoint's own. */
+  readonly port?: number;
+  readonly isCertificateChecked: boolean;
+  /** Pod label that names the engine. */
+  readonly engineLabel: string;
+  readonly defaultEngine: string;
+  readonly engines: Readonly<Record<string, EngineMetrics>>;
+}
+
+export interface Scraper {
+  close(): Promise<void>;
+}
+
+const timeoutMs = 1000;
+const maxPageBytes = 8 << 20;
+/** Failing endpoints are asked at most this seldom. */
+const maxBackOffMs = 5000;
+
+/**
+ * Reads every ready endpoint's metrics page again and again, each at its own jittered pace; failures back off and are
+ * logged once until the next success.
+ */
+export function startScraper(options: {
+  readonly datastore: Datastore;
+  readonly settings: ScrapeSettings;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly log: Logger;
+  readonly onError?: () => void;
+}): Scraper {
+  const { datastore, settings, clock, random, log } = options;
+  const agent = new Agent({
+    connections: 1,
+    pipelining: 1,
+    connect: { timeout: timeoutMs, rejectUnauthorized: settings.isCertificateChecked },
+    headersTimeout: timeoutMs,
+    bodyTimeout: timeoutMs,
+    keepAliveTimeout: 4000,
+  });
+  const running = new Map<string, { readonly load: LiveEndpoint['load']; readonly abort: AbortController }>();
+
+  const follow = async (endpoint: LiveEndpoint, signal: AbortSignal): Promise<void> => {
+    const origin = `${settings.scheme}://${
+      settings.port === undefined ? endpoint.hostPort : endpoint.hostPort.replace(/\d+$/, String(settings.port))
+    }`;
+    const engine = endpoint.labels[settings.engineLabel] ?? settings.defaultEngine;
+    const metrics = settings.engines[engine];
+    let failures = 0;
+    while (!signal.aborted) {
+      let problem: string | undefined;
+      try {
+        if (metrics === undefined)
+          throw new AppError('invalid', `engine ${engine} is not known; add it to engineConfigs`);
+        endpoint.load.beginReading();
+        const page = await fetchPage(agent, origin, settings.path, signal);
+        const reading = readLoad(page, metrics);
+        if (reading === undefined) {
+          throw new AppError('invalid', `the page lacks ${metrics.waiting.name} or ${metrics.running.name}`);
+        }
+        endpoint.load.endReading(reading);
+      } catch (thrown) {
+        if (signal.aborted) return;
+        problem = messageOf(thrown);
+      }
+      if (problem === undefined) {
+        if (failures > 0) log.info({ endpoint: endpoint.id }, 'metrics can be read again');
+        failures = 0;
+      } else {
+        options.onError?.();
+        if (failures++ === 0) {
+          log.warn({ endpoint: endpoint.id, url: origin + settings.path, error: problem }, 'metrics cannot be read');
+        }
+      }
+      const pauseMs = Math.min(
+        Math.max(maxBackOffMs, settings.intervalMs),
+        settings.intervalMs * 2 ** Math.min(failures, 10),
+      );
+      try {
+        await clock.sleep(pauseMs * (0.9 + 0.2 * random()), signal);
+      } catch {
+        return;
+      }
+    }
+  };
+
+  const adjust = (): void => {
+    const wanted = new Map<string, LiveEndpoint>();
+    for (const endpoint of datastore.snapshot.endpoints) if (endpoint.isReady) wanted.set(endpoint.id, endpoint);
+    for (const [id, { load, abort }] of running) {
+      if (wanted.get(id)?.load === load) continue;
+      abort.abort();
+      running.delete(id);
+    }
+    for (const [id, endpoint] of wanted) {
+      if (running.has(id)) continue;
+      const abort = new AbortController();
+      running.set(id, { load: endpoint.load, abort });
+      follow(endpoint, abort.signal).catch((thrown) => log.error({ error: messageOf(thrown) }, 'a scrape loop ended'));
+    }
+  };
+
+  const stop = datastore.subscribe(adjust);
+  adjust();
+  return {
+    close: async () => {
+      stop();
+      for (const { abort } of running.values()) abort.abort();
+      running.clear();
+      await agent.destroy();
+    },
+  };
+}
+
+async function fetchPage(dispatcher: Dispatcher, origin: string, path: string, signal: AbortSignal): Promise<string> {
+  const { statusCode, body } = await dispatcher.request({
+    origin,
+    path,
+    method: 'GET',
+    headers: { accept: 'text/plain' },
+    signal: AbortSignal.any([signal, AbortSignal.timeout(2 * timeoutMs)]),
+  });
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of body as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > maxPageBytes) throw new AppError('tooLarge', `the page is larger than ${maxPageBytes} bytes`);
+    chunks.push(chunk);
+  }
+  if (statusCode !== 200) throw new AppError('badGateway', `the endpoint answered ${statusCode}`);
+  return Buffer.concat(chunks, size).toString('latin1');
+}

@@ -1,0 +1,312 @@
+import { randomUUID } from 'node:crypto';
+import type { Clock } from '../clock.ts';
+import { AppError } from '../errors.ts';
+import { errorBody } from '../openai/error-body.ts';
+import { apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
+import { type Usage, usageOf } from '../openai/usage.ts';
+import type { Logger } from '../telemetry/log.ts';
+import type { Datastore, LiveEndpoint, Snapshot } from './datalayer/datastore.ts';
+import { Cycle, type PickRequest } from './framework/cycle-state.ts';
+import type { Decision } from './framework/decision.ts';
+import type { Endpoint } from './framework/endpoint.ts';
+import type { Scheduler } from './framework/scheduler.ts';
+import type { EppTelemetry, ModelMetrics } from './metrics.ts';
+
+/** One HTTP request, whatever brought it. */
+export interface InboundRequest {
+  /** Names (lower case) and values in turn. */
+  readonly headers: readonly string[];
+  readonly body: readonly Buffer[];
+  readonly bodyBytes: number;
+  /** Endpoints that the gateway allows, `ip` or `ip:port`; absent: all. */
+  readonly subset: readonly string[] | undefined;
+}
+
+export interface Route {
+  readonly kind: 'route';
+  readonly mutation: {
+    readonly set: readonly (readonly [name: string, value: string])[];
+    readonly remove: readonly string[];
+  };
+  readonly metadata: Readonly<Record<string, Readonly<Record<string, string>>>>;
+}
+
+export interface Refusal {
+  readonly kind: 'reject';
+  readonly status: number;
+  readonly body: ReturnType<typeof errorBody>;
+  readonly reason?: string;
+}
+
+const destinationHeader = 'x-gateway-destination-endpoint';
+
+/** Headers that only we may set: a client's would steer the gateway or the sidecar. */
+const controlHeaders = new Set([
+  destinationHeader,
+  'x-gateway-destination-endpoint-subset',
+  'x-gateway-destination-endpoint-served',
+  'x-gateway-destination-endpoint-scores',
+  'x-target-pod',
+  'x-prefiller-host-port',
+  'x-encoder-hosts-ports',
+  'x-data-parallel-host-port',
+  'x-kv-cache-source-host-port',
+]);
+
+/** Where a client names its conversation, in order. The sidecar looks at the same places. */
+const sessionHeaders = ['x-session-id', 'x-claude-code-session-id', 'x-session-affinity', 'session-id', 'session_id'];
+const sessionFields = ['session_id', 'conversation_id', 'prompt_cache_key'];
+const maxSessionIdLength = 512;
+
+/** Bytes kept from the end of an answer to find its usage in. */
+const tailBytes = 16 * 1024;
+
+/** The use case: a request in, an endpoint with its headers out, and the answer watched until it ends. */
+export function createDirector(deps: {
+  readonly datastore: Datastore;
+  readonly scheduler: Scheduler;
+  readonly telemetry: EppTelemetry;
+  readonly isSubsetHonoured: boolean;
+  readonly clock: Clock;
+  readonly log: Logger;
+}) {
+  const { datastore, scheduler, telemetry, clock, log } = deps;
+
+  const refuse = (thrown: unknown, model: string): Refusal => {
+    const error = AppError.from(thrown);
+    const metrics = telemetry.model(model);
+    metrics.error(error.http);
+    if (error.code === 'internal')
+      log.error({ error: error.message, stack: error.stack }, 'a request could not be routed');
+    const message = error.code === 'internal' ? 'the endpoint picker failed' : error.message;
+    const body = errorBody(error.http, message);
+    if (error.code === 'unavailable') {
+      metrics.failedAttempt();
+      return { kind: 'reject', status: error.http, body, reason: 'rejected-no-endpoints' };
+    }
+    return { kind: 'reject', status: error.http, body };
+  };
+
+  return {
+    handle(inbound: InboundRequest): {
+      readonly answer: Route | Refusal;
+      readonly exchange: WatchedExchange | undefined;
+    } {
+      let model = '';
+      try {
+        const completion = parseBody(inbound);
+        model = completion?.model ?? '';
+        const request = toPickRequest(inbound.headers, completion);
+        const { snapshot } = datastore;
+        const candidates =
+          inbound.subset !== undefined && deps.isSubsetHonoured
+            ? allowed(snapshot, inbound.subset)
+            : snapshot.endpoints;
+        const cycle = new Cycle(request, snapshot.endpoints);
+        const added = new Map<string, string>();
+        const start = performance.now();
+        const decision = scheduler.schedule(cycle, candidates, added);
+        telemetry.schedulerE2e.observe((performance.now() - start) / 1000);
+        const metrics = telemetry.model(model);
+        metrics.attempt(decision);
+        if (completion !== undefined) {
+          (added.has('x-prefiller-host-port') ? metrics.prefillDecode : metrics.decodeOnly).inc();
+        }
+        if (log.isLevelEnabled('debug')) log.debug({ requestId: request.id, why: decision.why() }, 'endpoint chosen');
+        return {
+          answer: toRoute(inbound.headers, request, decision, added),
+          exchange: new WatchedExchange(decision, completion?.stream ?? false, inbound.bodyBytes, metrics, clock),
+        };
+      } catch (thrown) {
+        return { answer: refuse(thrown, model), exchange: undefined };
+      }
+    },
+  };
+}
+
+function headerOf(headers: readonly string[], name: string): string | undefined {
+  for (let i = 0; i < headers.length; i += 2) if (headers[i] === name) return headers[i + 1];
+  return undefined;
+}
+
+function parseBody({ headers, body, bodyBytes }: InboundRequest): Completion | undefined {
+  if (bodyBytes === 0) return undefined;
+  const api = apiOf(headerOf(headers, ':path') ?? '');
+  if (api === undefined) return undefined;
+  const [first] = body;
+  return parseCompletion(api, body.length === 1 && first !== undefined ? first : Buffer.concat(body, bodyBytes));
+}
+
+function toPickRequest(headers: readonly string[], completion: Completion | undefined): PickRequest {
+  let text: string | undefined;
+  return {
+    id: headerOf(headers, 'x-request-id') ?? randomUUID(),
+    model: completion?.model ?? '',
+    sessionId: sessionIdOf(headers, completion),
+    completion,
+    header: (name) => headerOf(headers, name),
+    promptText: () => {
+      text ??= completion === undefined ? '' : promptText(completion);
+      return text;
+    },
+  };
+}
+
+function sessionIdOf(headers: readonly string[], completion: Completion | undefined): string | undefined {
+  const isUsable = (value: unknown): value is string =>
+    typeof value === 'string' && value !== '' && value.length <= maxSessionIdLength;
+  for (const name of sessionHeaders) {
+    const value = headerOf(headers, name);
+    if (isUsable(value)) return value;
+  }
+  for (const name of sessionFields) {
+    const value = completion?.body[name];
+    if (isUsable(value)) return value;
+  }
+  return undefined;
+}
+
+/** The ready endpoints that the gateway's list names, by `ip:port` or by `ip`. */
+function allowed({ byAddress }: Snapshot, subset: readonly string[]): readonly LiveEndpoint[] {
+  return [...new Set(subset.flatMap((address) => byAddress.get(address) ?? []))];
+}
+
+function toRoute(
+  headers: readonly string[],
+  request: PickRequest,
+  decision: Decision,
+  added: ReadonlyMap<string, string>,
+): Route {
+  const destination =
+    decision.endpoints.length === 1
+      ? decision.primary.hostPort
+      : decision.endpoints.map((endpoint) => endpoint.hostPort).join(',');
+  const set: (readonly [string, string])[] = [
+    [destinationHeader, destination],
+    ['x-target-pod', decision.primary.address],
+    ...added,
+  ];
+  if (headerOf(headers, 'x-request-id') === undefined) set.push(['x-request-id', request.id]);
+  const remove: string[] = [];
+  for (let i = 0; i < headers.length; i += 2) {
+    const name = headers[i] ?? '';
+    if (controlHeaders.has(name) && !remove.includes(name) && !set.some(([ours]) => ours === name)) remove.push(name);
+  }
+  return { kind: 'route', mutation: { set, remove }, metadata: { 'envoy.lb': { [destinationHeader]: destination } } };
+}
+
+/** Counts a request on its endpoints from the choice on, and watches the answer go by. */
+export class WatchedExchange {
+  readonly #metrics: ModelMetrics;
+  readonly #clock: Clock;
+  readonly #startMs: number;
+  readonly #isStreaming: boolean;
+  readonly #endDecode: () => void;
+  #endPrefill: (() => void) | undefined;
+  #status = 0;
+  #bytes = 0;
+  #tail: Buffer[] = [];
+  #tailLength = 0;
+
+  constructor(decision: Decision, isStreaming: boolean, bodyBytes: number, metrics: ModelMetrics, clock: Clock) {
+    this.#metrics = metrics;
+    this.#clock = clock;
+    this.#startMs = clock.now();
+    this.#isStreaming = isStreaming;
+    this.#endDecode = begin(decision.primary);
+    const others: (() => void)[] = [];
+    for (const [name, result] of decision.results) {
+      const endpoint = result.picked[0];
+      if (name !== decision.primaryProfile && endpoint !== undefined) others.push(begin(endpoint));
+    }
+    if (others.length > 0) {
+      this.#endPrefill = () => {
+        for (const end of others) end();
+      };
+    }
+    metrics.requests.inc();
+    metrics.requestBytes.observe(bodyBytes);
+    metrics.running.inc();
+  }
+
+  onResponseHeaders(headers: readonly string[], _served: string | undefined): void {
+    this.#status = Number(headerOf(headers, ':status') ?? 0);
+  }
+
+  onResponseBody(body: Buffer): void {
+    if (this.#bytes === 0 && body.length > 0) {
+      // The first token is out, so the prefill is over.
+      this.#endPrefill?.();
+      this.#endPrefill = undefined;
+      const seconds = (this.#clock.now() - this.#startMs) / 1000;
+      (this.#isStreaming ? this.#metrics.ttftStreaming : this.#metrics.ttft).observe(seconds);
+    }
+    this.#bytes += body.length;
+    this.#keepTail(body);
+  }
+
+  /** @param isComplete false when the client or the gateway went away first */
+  end(isComplete: boolean): void {
+    this.#endPrefill?.();
+    this.#endPrefill = undefined;
+    this.#endDecode();
+    const metrics = this.#metrics;
+    metrics.running.dec();
+    if (!isComplete) {
+      metrics.error(499);
+      return;
+    }
+    metrics.duration.observe((this.#clock.now() - this.#startMs) / 1000);
+    metrics.responseBytes.observe(this.#bytes);
+    if (this.#status >= 400) metrics.error(this.#status);
+    const usage = this.#status < 400 ? usageInTail(Buffer.concat(this.#tail)) : undefined;
+    if (usage !== undefined) metrics.usage(usage);
+  }
+
+  /** Usage comes last in JSON answers and streams alike, so the end of the answer is enough. */
+  #keepTail(body: Buffer): void {
+    if (body.length === 0) return;
+    this.#tail.push(body.length > tailBytes ? body.subarray(body.length - tailBytes) : body);
+    this.#tailLength += this.#tail[this.#tail.length - 1]?.length ?? 0;
+    // Joined now and then, so that neither many small views nor the buffers under them pile up.
+    if (this.#tail.length > 64 || this.#tailLength > 4 * tailBytes) {
+      const joined = Buffer.concat(this.#tail);
+      const last = Buffer.from(joined.subarray(Math.max(0, joined.length - tailBytes)));
+      this.#tail = [last];
+      this.#tailLength = last.length;
+    }
+  }
+}
+
+function begin(endpoint: Endpoint): () => void {
+  return (endpoint as LiveEndpoint).load.begin();
+}
+
+const usageKey = Buffer.from('"usage":');
+
+/** The last usage object in the end of an answer, JSON or events. */
+export function usageInTail(tail: Buffer): Usage | undefined {
+  for (let at = tail.lastIndexOf(usageKey); at >= 0; at = at === 0 ? -1 : tail.lastIndexOf(usageKey, at - 1)) {
+    const text = tail.toString('utf8', at + usageKey.length).trimStart();
+    // `null` until the last event.
+    if (!text.startsWith('{')) continue;
+    const end = endOfObject(text);
+    if (end < 0) continue;
+    try {
+      return usageOf({ usage: JSON.parse(text.slice(0, end)) as unknown });
+    } catch {
+      // A look-alike inside other text: look further back.
+    }
+  }
+  return undefined;
+}
+
+function endOfObject(text: string): number {
+  let depth = 0;
+  for (let i = 0; i < text.length; i++) {
+    const char = text[i];
+    if (char === '{') depth++;
+    else if (char === '}' && --depth === 0) return i + 1;
+  }
+  return -1;
+}

@@ -1,0 +1,463 @@
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+import type { Clock } from '../clock.ts';
+import { AppError, messageOf } from '../errors.ts';
+import { nearest, parseDurationMs } from '../flags.ts';
+import { type EngineMetrics, engines } from './datalayer/engines.ts';
+import { parseSeriesSpec } from './datalayer/prometheus-text.ts';
+import type { ScrapeSettings } from './datalayer/scraper.ts';
+import {
+  isFilter,
+  isPicker,
+  isPreRequest,
+  isProducer,
+  isProfileHandler,
+  isScorer,
+  type Plugin,
+  type PluginFactory,
+  type Producer,
+  type ProfileHandler,
+} from './framework/plugin.ts';
+import { Profile, type WeightedScorer } from './framework/profile.ts';
+import type { SchedulerParts } from './framework/scheduler.ts';
+
+const apiVersions = ['llm-d.ai/v1alpha1', 'inference.networking.x-k8s.io/v1alpha1'] as const;
+
+const reference = z.strictObject({ pluginRef: z.string() });
+
+const shapes = {
+  document: {
+    apiVersion: z.enum(apiVersions),
+    kind: z.literal('EndpointPickerConfig'),
+    featureGates: z.array(z.string()).optional(),
+    plugins: z.array(z.unknown()).optional(),
+    schedulingProfiles: z.array(z.unknown()).optional(),
+    dataLayer: z.unknown().optional(),
+    requestHandler: z.strictObject({ parsers: z.array(reference).optional() }).optional(),
+    parser: reference.optional(),
+    flowControl: z.unknown().optional(),
+    saturationDetector: z.unknown().optional(),
+  },
+  plugin: { name: z.string().min(1).optional(), type: z.string(), parameters: z.unknown().optional() },
+  profile: { name: z.string().min(1), plugins: z.array(z.unknown()) },
+  profilePlugin: { pluginRef: z.string(), weight: z.number().optional() },
+  dataLayer: {
+    injectDefaults: z.boolean().optional(),
+    sources: z.array(z.strictObject({ pluginRef: z.string(), extractors: z.array(reference).optional() })).optional(),
+    discovery: reference.optional(),
+    peerDiscovery: reference.optional(),
+    crossReplicaSyncerPluginRef: z.string().optional(),
+    crossReplicaSyncInterval: z.string().optional(),
+  },
+};
+
+const seriesText = z
+  .string()
+  .refine((text) => parseSeriesSpec(text) !== undefined, 'must be name or name{label=value}');
+
+/** Plugins that are not made by a factory: they set up the data layer. */
+const dataPlugins = {
+  'file-discovery': z.strictObject({ path: z.string().min(1), watchFile: z.boolean().default(false) }),
+  'metrics-data-source': z.strictObject({
+    scheme: z.enum(['http', 'https']).default('http'),
+    path: z.string().startsWith('/').default('/metrics'),
+    port: z.coerce.number().int().min(1).max(65_535).optional(),
+    insecureSkipVerify: z.boolean().default(true),
+    interval: z
+      .string()
+      .refine((text) => parseDurationMs(text) !== undefined, 'must be a duration such as 200ms')
+      .optional(),
+  }),
+  'core-metrics-extractor': z.strictObject({
+    engineLabelKey: z.string().default('llm-d.ai/engine-type'),
+    defaultEngine: z.string().default('vllm'),
+    engineConfigs: z
+      .array(
+        z.strictObject({
+          name: z.string().min(1),
+          queuedRequestsSpec: seriesText,
+          runningRequestsSpec: seriesText,
+          kvUsageSpec: seriesText.optional(),
+          loraSpec: seriesText.optional(),
+          cacheInfoSpec: seriesText.optional(),
+        }),
+      )
+      .default([]),
+  }),
+} as const;
+
+/** Types that upstream's configurations list and whose work is always done here. */
+const alwaysThere = new Set(['openai-parser', 'anthropic-parser', 'passthrough-parser', 'inflight-load-producer']);
+
+/** Plugins that read how much of the prompt is cached; the producer is added when it is not listed. */
+const prefixReaders = new Set(['prefix-cache-scorer', 'no-hit-lru-scorer', 'prefix-based-pd-decider']);
+const prefixProducer = 'approx-prefix-cache-producer';
+/** Older configurations give the producer's settings to the scorer. Sizes were in characters. */
+const movedParameters = [
+  'autoTune',
+  'blockSizeTokens',
+  'maxPrefixBlocksToMatch',
+  'maxPrefixTokensToMatch',
+  'lruCapacityPerServer',
+];
+const movedCharacterSizes = ['blockSize', 'hashBlockSize'];
+
+const gates = new Set(['flowControl', 'haPopulateNonLeaderDatastore']);
+
+interface PluginEntry {
+  readonly name: string;
+  readonly type: string;
+  readonly parameters: unknown;
+  readonly path: string;
+}
+
+interface ProfileEntry {
+  readonly name: string;
+  readonly plugins: readonly { readonly ref: string; readonly weight: number | undefined; readonly path: string }[];
+}
+
+/** A configuration, read and checked in itself; plugins are not made yet. */
+export interface PickerConfig {
+  readonly plugins: readonly PluginEntry[];
+  readonly profiles: readonly ProfileEntry[];
+  readonly fileDiscovery: { readonly path: string; readonly isWatched: boolean } | undefined;
+  readonly isScraped: boolean;
+  readonly scrape: Partial<ScrapeSettings>;
+  /** Things that are accepted and have no effect, for the log. */
+  readonly warnings: readonly string[];
+}
+
+const defaultText = `
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer}, {type: prefix-cache-scorer}]
+schedulingProfiles:
+- name: default
+  plugins:
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
+  - {pluginRef: prefix-cache-scorer, weight: 3}
+`;
+
+const isNamed = <K extends string>(table: Readonly<Record<K, unknown>>, key: string): key is K =>
+  Object.hasOwn(table, key);
+
+/**
+ * Reads an EndpointPickerConfig; the default one when the text is empty.
+ *
+ * @param source where it comes from, for messages
+ * @throws AppError `invalid` with the path and value of everything that is wrong, or `unsupported`
+ */
+export function parsePickerConfig(text: string, source: string): PickerConfig {
+  let parsed: unknown;
+  try {
+    parsed = parseYaml(text.trim() === '' ? defaultText : text);
+  } catch (thrown) {
+    throw new AppError('invalid', `${source} is not YAML: ${messageOf(thrown)}`, { cause: thrown });
+  }
+  const problems: string[] = [];
+  const warnings: string[] = [];
+  const check = <S extends z.ZodRawShape>(
+    shape: S,
+    value: unknown,
+    path: string,
+  ): z.infer<z.ZodObject<S>> | undefined => {
+    const result = z.strictObject(shape).safeParse(value ?? {});
+    if (result.success) return result.data as z.infer<z.ZodObject<S>>;
+    problems.push(...result.error.issues.map((issue) => describe(issue, path, Object.keys(shape))));
+    return undefined;
+  };
+
+  const document = check(shapes.document, parsed, '');
+  const dataLayer = document?.dataLayer === undefined ? {} : check(shapes.dataLayer, document.dataLayer, 'dataLayer');
+  const plugins: PluginEntry[] = [];
+  document?.plugins?.forEach((value, i) => {
+    const path = `plugins[${i}]`;
+    const plugin = check(shapes.plugin, value, path);
+    if (plugin === undefined) return;
+    const name = plugin.name ?? plugin.type;
+    if (plugins.some((other) => other.name === name)) {
+      problems.push(`${path}: another plugin is named ${name}; give one of them a name of its own`);
+    }
+    plugins.push({ name, type: plugin.type, parameters: plugin.parameters ?? {}, path: `${path}.parameters` });
+  });
+  const profiles: ProfileEntry[] = [];
+  document?.schedulingProfiles?.forEach((value, i) => {
+    const path = `schedulingProfiles[${i}]`;
+    const profile = check(shapes.profile, value, path);
+    if (profile === undefined) return;
+    if (profiles.some((other) => other.name === profile.name)) {
+      problems.push(`${path}.name: another profile is named ${profile.name}`);
+    }
+    const refs = profile.plugins.map((entry, j) => {
+      const at = `${path}.plugins[${j}]`;
+      const checked = check(shapes.profilePlugin, entry, at);
+      return { ref: checked?.pluginRef ?? '', weight: checked?.weight, path: at };
+    });
+    profiles.push({ name: profile.name, plugins: refs });
+  });
+
+  document?.featureGates?.forEach((gate, i) => {
+    const [name = '', value] = gate.split('=');
+    if (!gates.has(name)) problems.push(`featureGates[${i}]: ${name} is not known; ${[...gates].join(', ')} are`);
+    else if (name === 'flowControl' && value !== 'false') unsupported(`featureGates[${i}]: flowControl`);
+  });
+  if (document?.flowControl !== undefined) unsupported('flowControl');
+  if (document?.saturationDetector !== undefined) unsupported('saturationDetector');
+  if (dataLayer?.peerDiscovery !== undefined) unsupported('dataLayer.peerDiscovery');
+  if (dataLayer?.crossReplicaSyncerPluginRef !== undefined) unsupported('dataLayer.crossReplicaSyncerPluginRef');
+
+  const typed = <T extends keyof typeof dataPlugins>(type: T): z.infer<(typeof dataPlugins)[T]> | undefined => {
+    const entry = plugins.find((plugin) => plugin.type === type);
+    if (entry === undefined) return undefined;
+    const result = dataPlugins[type].safeParse(entry.parameters);
+    if (result.success) return result.data as z.infer<(typeof dataPlugins)[T]>;
+    const known = Object.keys(dataPlugins[type].shape);
+    problems.push(...result.error.issues.map((issue) => describe(issue, entry.path, known)));
+    return undefined;
+  };
+  const refer = (ref: string | undefined, path: string): PluginEntry | undefined => {
+    if (ref === undefined) return undefined;
+    const entry = plugins.find((plugin) => plugin.name === ref);
+    if (entry === undefined)
+      problems.push(
+        `${path}: ${unknownName(
+          ref,
+          plugins.map((plugin) => plugin.name),
+          'plugins',
+        )}`,
+      );
+    return entry;
+  };
+  const discovery = refer(dataLayer?.discovery?.pluginRef, 'dataLayer.discovery.pluginRef');
+  if (discovery !== undefined && discovery.type !== 'file-discovery') {
+    problems.push(
+      `dataLayer.discovery.pluginRef: ${discovery.name} (type ${discovery.type}) does not discover endpoints`,
+    );
+  }
+  const parsers = [...(document?.requestHandler?.parsers ?? []), ...(document?.parser ? [document.parser] : [])];
+  for (const { pluginRef } of parsers) refer(pluginRef, 'requestHandler.parsers');
+  for (const { pluginRef, extractors } of dataLayer?.sources ?? []) {
+    refer(pluginRef, 'dataLayer.sources');
+    for (const extractor of extractors ?? []) refer(extractor.pluginRef, 'dataLayer.sources.extractors');
+  }
+  const file = typed('file-discovery');
+  const source_ = typed('metrics-data-source');
+  const extractor = typed('core-metrics-extractor');
+  if (file !== undefined && discovery === undefined) {
+    warnings.push('file-discovery is listed but dataLayer.discovery does not refer to it, so it is not used');
+  }
+  if (problems.length > 0) throw new AppError('invalid', `${source}: ${problems.join('; ')}`);
+
+  const intervalMs = source_?.interval === undefined ? undefined : parseDurationMs(source_.interval);
+  return {
+    plugins: plugins.filter(({ type }) => !isNamed(dataPlugins, type) && !alwaysThere.has(type)),
+    profiles,
+    fileDiscovery:
+      discovery !== undefined && file !== undefined ? { path: file.path, isWatched: file.watchFile } : undefined,
+    isScraped: dataLayer?.injectDefaults !== false || source_ !== undefined,
+    scrape: {
+      ...(source_ && {
+        scheme: source_.scheme,
+        path: source_.path,
+        isCertificateChecked: !source_.insecureSkipVerify,
+        ...(source_.port === undefined ? {} : { port: source_.port }),
+        ...(intervalMs === undefined ? {} : { intervalMs }),
+      }),
+      ...(extractor && {
+        engineLabel: extractor.engineLabelKey,
+        defaultEngine: extractor.defaultEngine,
+        engines: { ...engines, ...Object.fromEntries(extractor.engineConfigs.map((own) => [own.name, toEngine(own)])) },
+      }),
+    },
+    warnings,
+  };
+}
+
+function unsupported(what: string): never {
+  throw new AppError('unsupported', `${what} is not supported yet; remove it`);
+}
+
+function toEngine(own: {
+  readonly queuedRequestsSpec: string;
+  readonly runningRequestsSpec: string;
+  readonly kvUsageSpec?: string | undefined;
+  readonly loraSpec?: string | undefined;
+}): EngineMetrics {
+  const series = (text: string) => parseSeriesSpec(text) ?? { name: text, labels: {} };
+  return {
+    waiting: series(own.queuedRequestsSpec),
+    running: series(own.runningRequestsSpec),
+    ...(own.kvUsageSpec === undefined ? {} : { kvUsage: series(own.kvUsageSpec) }),
+    ...(own.loraSpec === undefined ? {} : { adapters: series(own.loraSpec) }),
+  };
+}
+
+function describe(issue: z.core.$ZodIssue, path: string, known: readonly string[]): string {
+  const where = [path, ...issue.path.map(String)].filter((part) => part !== '').join('.');
+  if (issue.code !== 'unrecognized_keys') return `${where || 'document'}: ${issue.message}`;
+  return issue.keys
+    .map((key) => {
+      const near = issue.path.length === 0 ? nearest(key, known) : undefined;
+      return `${where === '' ? key : `${where}.${key}`}: unknown field${near ? `, did you mean ${near}?` : ''}`;
+    })
+    .join('; ');
+}
+
+function unknownName(name: string, known: readonly string[], what: string): string {
+  const near = nearest(name, known);
+  return `${JSON.stringify(name)} is not among the ${what}${near ? `, did you mean ${near}?` : ` (${known.join(', ')})`}`;
+}
+
+/** The scheduler's parts of a configuration, and what was taken for granted. */
+export interface BuiltScheduler {
+  readonly parts: SchedulerParts;
+  readonly handler: ProfileHandler;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Makes the plugins and profiles of a configuration, adding what it leaves out: the profile handler, pickers, the
+ * producer of prefix matches, the writer of the prefill header.
+ *
+ * @throws AppError `invalid` naming the path of what cannot be made
+ */
+export function buildScheduler(
+  config: PickerConfig,
+  deps: {
+    readonly factories: Readonly<Record<string, PluginFactory>>;
+    readonly clock: Clock;
+    readonly random: () => number;
+    readonly observe?: NonNullable<SchedulerParts['observe']>;
+  },
+): BuiltScheduler {
+  const warnings: string[] = [];
+  const entries = complete(config.plugins, warnings);
+  const made = new Map<string, Plugin>();
+  const underWay = new Set<string>();
+  const names = entries.map((entry) => entry.name);
+
+  const make = (name: string, from: string): Plugin => {
+    const known = made.get(name);
+    if (known !== undefined) return known;
+    const entry = entries.find((candidate) => candidate.name === name);
+    if (entry === undefined) throw new AppError('invalid', `${from}: ${unknownName(name, names, 'plugins')}`);
+    if (underWay.has(name)) throw new AppError('invalid', `${from}: plugin ${name} refers to itself`);
+    const factory = isNamed(deps.factories, entry.type) ? deps.factories[entry.type] : undefined;
+    if (factory === undefined) {
+      const at = entry.path.replace(/\.parameters$/, '.type');
+      throw new AppError('invalid', `${at}: ${unknownName(entry.type, Object.keys(deps.factories), 'plugin types')}`);
+    }
+    underWay.add(name);
+    const plugin = factory({ ...entry, clock: deps.clock, random: deps.random, plugin: make });
+    underWay.delete(name);
+    made.set(name, plugin);
+    return plugin;
+  };
+  const plugins = entries.map((entry) => make(entry.name, entry.path));
+
+  const handlers = plugins.filter(isProfileHandler);
+  const [handler, extra] = handlers;
+  if (handler === undefined || extra !== undefined) {
+    throw new AppError('invalid', `plugins: exactly one profile handler is needed, not ${handlers.length}`);
+  }
+  const defaultPicker = (): Plugin => {
+    const listed = plugins.find(isPicker);
+    if (listed !== undefined) return listed;
+    const factory = deps.factories['max-score-picker'];
+    if (factory === undefined) throw new AppError('internal', 'max-score-picker is not registered');
+    const type = 'max-score-picker';
+    return factory({ type, name: type, parameters: {}, path: type, ...deps, plugin: make });
+  };
+  const profiles = profilesOf(config, plugins).map((profile) => buildProfile(profile, make, defaultPicker, warnings));
+  return {
+    parts: {
+      handler,
+      profiles,
+      producers: plugins.filter((plugin): plugin is Producer => isProducer(plugin)),
+      preRequests: plugins.filter(isPreRequest),
+      ...(deps.observe === undefined ? {} : { observe: deps.observe }),
+    },
+    handler,
+    warnings,
+  };
+}
+
+/** Without profiles, one that uses every filter, scorer and picker. */
+function profilesOf(config: PickerConfig, plugins: readonly Plugin[]): readonly ProfileEntry[] {
+  if (config.profiles.length > 0) return config.profiles;
+  const used = plugins.filter((plugin) => isFilter(plugin) || isScorer(plugin) || isPicker(plugin));
+  return [
+    {
+      name: 'default',
+      plugins: used.map(({ name }) => ({ ref: name, weight: undefined, path: 'schedulingProfiles' })),
+    },
+  ];
+}
+
+function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly PluginEntry[] {
+  const has = (type: string): boolean => plugins.some((plugin) => plugin.type === type);
+  const add = (type: string, parameters: unknown = {}): PluginEntry => ({ name: type, type, parameters, path: type });
+  const added: PluginEntry[] = [];
+  const moved: Record<string, unknown> = {};
+  const kept = plugins.map((plugin) => {
+    if (plugin.type !== 'prefix-cache-scorer' || typeof plugin.parameters !== 'object' || plugin.parameters === null) {
+      return plugin;
+    }
+    const own: Record<string, unknown> = {};
+    for (const [key, value] of Object.entries(plugin.parameters)) {
+      if (movedParameters.includes(key)) moved[key] = value;
+      else if (movedCharacterSizes.includes(key) && typeof value === 'number')
+        moved.blockSizeTokens = Math.ceil(value / 4);
+      else own[key] = value;
+    }
+    return { ...plugin, parameters: own };
+  });
+  if (Object.keys(moved).length > 0) {
+    warnings.push(`prefix-cache-scorer: ${Object.keys(moved).join(', ')} belong to ${prefixProducer} now`);
+  }
+  if (!has(prefixProducer) && plugins.some(({ type }) => prefixReaders.has(type)))
+    added.push(add(prefixProducer, moved));
+  if (!has('disagg-profile-handler') && !has('single-profile-handler')) added.push(add('single-profile-handler'));
+  if (has('disagg-profile-handler') && !has('disagg-headers-handler') && !has('prefill-header-handler')) {
+    const handler = plugins.find(({ type }) => type === 'disagg-profile-handler');
+    const named = (handler?.parameters as { profiles?: { prefill?: unknown } } | undefined)?.profiles?.prefill;
+    added.push(add('disagg-headers-handler', typeof named === 'string' ? { prefillProfile: named } : {}));
+  }
+  return [...kept, ...added];
+}
+
+function buildProfile(
+  profile: ProfileEntry,
+  make: (name: string, from: string) => Plugin,
+  defaultPicker: () => Plugin,
+  warnings: string[],
+): Profile {
+  const members = profile.plugins.map(({ ref, weight, path }) => ({
+    plugin: make(ref, `${path}.pluginRef`),
+    weight,
+    path,
+  }));
+  const scorers: WeightedScorer[] = [];
+  for (const { plugin, weight, path } of members) {
+    if (isScorer(plugin)) scorers.push({ scorer: plugin, weight: weight ?? 1 });
+    else if (!isFilter(plugin) && !isPicker(plugin)) {
+      throw new AppError('invalid', `${path}: ${plugin.name} (type ${plugin.type}) is no filter, scorer or picker`);
+    } else if (weight !== undefined) warnings.push(`${path}.weight has no effect: ${plugin.name} is no scorer`);
+  }
+  const pickers = members.map(({ plugin }) => plugin).filter(isPicker);
+  if (pickers.length > 1) {
+    throw new AppError(
+      'invalid',
+      `schedulingProfiles: profile ${profile.name} has ${pickers.length} pickers; keep one`,
+    );
+  }
+  const picker = pickers[0] ?? defaultPicker();
+  if (!isPicker(picker)) throw new AppError('internal', `${picker.name} is no picker`);
+  return new Profile({
+    name: profile.name,
+    filters: members.map(({ plugin }) => plugin).filter(isFilter),
+    scorers,
+    picker,
+  });
+}

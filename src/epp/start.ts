@@ -1,0 +1,262 @@
+import { type FSWatcher, watch } from 'node:fs';
+import { type Clock, systemClock } from '../clock.ts';
+import { AppError, messageOf } from '../errors.ts';
+import type { Logger } from '../telemetry/log.ts';
+import type { EppConfig } from './config.ts';
+import { Datastore } from './datalayer/datastore.ts';
+import { engines } from './datalayer/engines.ts';
+import { startFileSource } from './datalayer/file-source.ts';
+import { poolResources, startPoolSource, startSelectorSource, type Watches } from './datalayer/pool-source.ts';
+import { type Scraper, startScraper } from './datalayer/scraper.ts';
+import { createDirector } from './director.ts';
+import { makeCertificate, readCertificate } from './extproc/certificate.ts';
+import { type GrpcServer, startGrpcServer } from './extproc/grpc.ts';
+import { createHealthServices, type Health, type HealthBoard } from './extproc/health.ts';
+import { createProcessService, processMethod } from './extproc/server.ts';
+import { Scheduler } from './framework/scheduler.ts';
+import { EppTelemetry } from './metrics.ts';
+import { startMetricsServer } from './metrics-server.ts';
+import { buildScheduler, type PickerConfig } from './picker-config.ts';
+import { pluginFactories } from './plugins/register.ts';
+
+export interface EppDeps {
+  readonly log: Logger;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  /** Needed unless endpoints come from a file. */
+  readonly watches?: Watches;
+  /** Needed with --ha-enable-leader-election: calls back at every change until closed. */
+  readonly elect?: (onChange: (isLeader: boolean) => void) => { close(): Promise<void> };
+}
+
+export interface Epp {
+  readonly grpcPort: number;
+  readonly healthPort: number;
+  readonly metricsPort: number;
+  readonly datastore: Datastore;
+  /** Turns unready, lets open streams end for at most the drain time, then stops everything. */
+  close(): Promise<void>;
+}
+
+const readyNames = ['', 'readiness', 'inference-extension', 'envoy.service.ext_proc.v3.ExternalProcessor'];
+const minIntervalMs = 50;
+
+/** Starts the picker; everything it started is stopped again when a later part fails. */
+export async function startEpp(config: EppConfig, picker: PickerConfig, deps: EppDeps): Promise<Epp> {
+  const { log } = deps;
+  const clock = deps.clock ?? systemClock;
+  const random = deps.random ?? Math.random;
+  const address = config.podAddress === '' ? undefined : config.podAddress;
+  const datastore = new Datastore(clock, config.metricsStalenessThreshold);
+  let server: GrpcServer | undefined;
+  let telemetry: EppTelemetry | undefined;
+  const built = buildScheduler(picker, {
+    factories: pluginFactories,
+    clock,
+    random,
+    observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
+  });
+  telemetry = new EppTelemetry({
+    poolName: config.poolName,
+    datastore,
+    openStreams: () => server?.calls ?? 0,
+    handler: built.handler,
+  });
+  const { scrapeErrors, registry } = telemetry;
+  const director = createDirector({
+    datastore,
+    scheduler: new Scheduler(built.parts),
+    telemetry,
+    isSubsetHonoured: !config.disableEndpointSubsetFilter,
+    clock,
+    log,
+  });
+  for (const warning of [...picker.warnings, ...built.warnings]) log.warn(warning);
+
+  const health = createBoard(datastore, config.leaderElection);
+  const closers: (() => Promise<void> | void)[] = [];
+  try {
+    const healthServices = createHealthServices(health.board);
+    const onError = (error: unknown): void => log.debug({ error: messageOf(error) }, 'a connection failed');
+    const healthServer = await startGrpcServer({
+      address,
+      port: config.grpcHealthPort,
+      services: healthServices,
+      maxMessageBytes: 64 << 10,
+      onError,
+    });
+    closers.push(() => healthServer.close());
+    const metricsServer = await startMetricsServer({ registry, address, port: config.metricsPort });
+    closers.push(() => metricsServer.close());
+
+    const tls = config.secureServing
+      ? config.certPath === ''
+        ? await makeCertificate(clock.now())
+        : await readCertificate(config.certPath)
+      : undefined;
+    const minVersion = config.tlsMinVersion.endsWith('3') ? 'TLSv1.3' : 'TLSv1.2';
+    const started = await startGrpcServer({
+      address,
+      port: config.grpcPort,
+      services: new Map([
+        [processMethod, createProcessService({ director, maxBodyBytes: config.maxRequestBodyBytes, log })],
+        ...(config.healthChecking ? healthServices : []),
+      ]),
+      maxMessageBytes: config.grpcMaxRecvMsgSize,
+      onError: (error) => {
+        if (error instanceof AppError || error instanceof TypeError)
+          log.error({ error: messageOf(error) }, 'a stream failed');
+        else onError(error);
+      },
+      ...(tls === undefined ? {} : { tls: { ...tls, minVersion } }),
+    });
+    server = started;
+    closers.push(() => started.close(config.drainTimeout));
+    if (config.secureServing && config.certPath !== '' && config.enableCertReload) {
+      const watcher = followCertificate(config.certPath, started, log);
+      closers.push(() => watcher.close());
+    }
+
+    const source = await startSource(config, picker, datastore, deps);
+    closers.push(() => source.close());
+    if (picker.isScraped) {
+      const scraper: Scraper = startScraper({
+        datastore,
+        settings: {
+          scheme: config.metricsScheme,
+          path: config.metricsPath,
+          isCertificateChecked: !config.metricsSkipVerify,
+          engineLabel: 'llm-d.ai/engine-type',
+          defaultEngine: 'vllm',
+          engines,
+          ...(config.modelServerMetricsPort === 0 ? {} : { port: config.modelServerMetricsPort }),
+          ...picker.scrape,
+          intervalMs: Math.max(minIntervalMs, picker.scrape.intervalMs ?? config.refreshMetricsInterval),
+        },
+        clock,
+        random,
+        log,
+        onError: () => scrapeErrors.inc(),
+      });
+      closers.push(() => scraper.close());
+    }
+    if (config.leaderElection) {
+      if (deps.elect === undefined) {
+        throw new AppError('usage', '--ha-enable-leader-election needs Kubernetes; without it leave the flag out');
+      }
+      const election = deps.elect((isLeader) => health.setLeader(isLeader));
+      closers.push(() => election.close());
+    }
+    log.info(
+      {
+        grpcPort: started.port,
+        healthPort: healthServer.port,
+        metricsPort: metricsServer.port,
+        tls: tls !== undefined,
+      },
+      'listening',
+    );
+    return {
+      grpcPort: started.port,
+      healthPort: healthServer.port,
+      metricsPort: metricsServer.port,
+      datastore,
+      close: async () => {
+        health.drain();
+        await closeAll(closers, log);
+      },
+    };
+  } catch (thrown) {
+    await closeAll(closers, log);
+    throw thrown;
+  }
+}
+
+/** Last started, first stopped. */
+async function closeAll(closers: (() => Promise<void> | void)[], log: Logger): Promise<void> {
+  for (const close of closers.reverse()) {
+    try {
+      await close();
+    } catch (thrown) {
+      log.warn({ error: messageOf(thrown) }, 'a part did not stop cleanly');
+    }
+  }
+  closers.length = 0;
+}
+
+async function startSource(
+  config: EppConfig,
+  picker: PickerConfig,
+  datastore: Datastore,
+  { watches, log }: EppDeps,
+): Promise<{ close(): void }> {
+  const namespace = config.poolNamespace;
+  if (picker.fileDiscovery !== undefined) {
+    return startFileSource({ ...picker.fileDiscovery, namespace, datastore, log });
+  }
+  if (watches === undefined) {
+    throw new AppError('usage', 'no endpoints: give a kubeconfig, or a file-discovery plugin in the configuration');
+  }
+  if (config.endpointSelector !== '') {
+    const ports = config.endpointTargetPorts.map(Number);
+    return startSelectorSource({ watches, namespace, selector: config.endpointSelector, ports, datastore });
+  }
+  const resource = poolResources[config.poolGroup];
+  if (resource === undefined) throw new AppError('usage', `--pool-group ${config.poolGroup} is not known`);
+  return startPoolSource({ watches, resource, namespace, name: config.poolName, datastore, log });
+}
+
+/** Health of the whole process. Alive from the start; ready once the endpoints are known, while leading and not stopping. */
+function createBoard(
+  datastore: Datastore,
+  isElected: boolean,
+): { readonly board: HealthBoard; setLeader(isLeader: boolean): void; drain(): void } {
+  let isLeader = !isElected;
+  let isDraining = false;
+  const listeners = new Set<() => void>();
+  const tell = (): void => {
+    for (const listener of listeners) listener();
+  };
+  datastore.subscribe(tell);
+  const board: HealthBoard = {
+    names: [...readyNames, 'liveness'],
+    statusOf: (service): Health => {
+      if (service === 'liveness') return 'SERVING';
+      if (!readyNames.includes(service)) return 'SERVICE_UNKNOWN';
+      return datastore.isSynced && isLeader && !isDraining ? 'SERVING' : 'NOT_SERVING';
+    },
+    subscribe: (listener) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+  return {
+    board,
+    setLeader: (now) => {
+      isLeader = now;
+      tell();
+    },
+    drain: () => {
+      isDraining = true;
+      tell();
+    },
+  };
+}
+
+function followCertificate(dir: string, server: GrpcServer, log: Logger): FSWatcher {
+  let timer: NodeJS.Timeout | undefined;
+  const watcher = watch(dir, () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      readCertificate(dir)
+        .then((pair) => {
+          server.setTls(pair);
+          log.info({ dir }, 'certificate read again');
+        })
+        .catch((thrown) => log.error({ error: messageOf(thrown) }, 'certificate not taken over'));
+    }, 200);
+  });
+  watcher.on('error', (error) => log.error({ error: messageOf(error) }, 'the certificate is no longer watched'));
+  watcher.on('close', () => clearTimeout(timer));
+  return watcher;
+}
