@@ -7,8 +7,11 @@ import type { KubeObject } from './object.ts';
 import { resources } from './resources.ts';
 
 export interface EventRecorder {
-  /** Tells the user of an object what happened. Never throws, never waits; too many are dropped and counted in the log. */
-  record(object: KubeObject, type: 'Normal' | 'Warning', reason: string, message: string): void;
+  /**
+   * Tells the user of an object what happened. Never throws, never waits; too many are dropped and counted in the log.
+   * `fieldPath` names a part of the object: `spec.containers{main}`.
+   */
+  record(object: KubeObject, type: 'Normal' | 'Warning', reason: string, message: string, fieldPath?: string): void;
   /** Resolves when everything recorded so far was sent or given up. */
   flush(): Promise<void>;
   close(): Promise<void>;
@@ -114,13 +117,13 @@ export function startEventRecorder(
   };
 
   return {
-    record(object, type, reason, message) {
+    record(object, type, reason, message, fieldPath) {
       if (closing.signal.aborted) return;
       const nowMs = clock.now();
       const { name, namespace, uid, resourceVersion } = object.metadata;
       const objectKey = uid ?? `${object.kind}/${namespace ?? ''}/${name}`;
       const text = message.length > maxMessageLength ? `${message.slice(0, maxMessageLength - 1)}…` : message;
-      const key = [objectKey, type, reason, text].join('\u0000');
+      const key = [objectKey, type, reason, text, fieldPath ?? ''].join('\u0000');
       let item = series.get(key);
       if (item && nowMs - item.lastMs > seriesMs) item = undefined;
       if (pending.size >= maxPending || !takeToken(objectKey, nowMs)) {
@@ -146,6 +149,7 @@ export function startEventRecorder(
               ...(namespace ? { namespace } : {}),
               ...(uid ? { uid } : {}),
               ...(resourceVersion ? { resourceVersion } : {}),
+              ...(fieldPath ? { fieldPath } : {}),
             },
             reason,
             message: text,

@@ -3,6 +3,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import type { Client } from '../kube/client.ts';
+import { startEventRecorder } from '../kube/events.ts';
 import { startInformer } from '../kube/informer.ts';
 import type { KubeObject } from '../kube/object.ts';
 import { resources } from '../kube/resources.ts';
@@ -10,7 +11,6 @@ import type { Logger } from '../telemetry/log.ts';
 import type { ImageTable } from './images.ts';
 import type { Network } from './network.ts';
 import type { AddressAllocator } from './node/address.ts';
-import { createEventWriter } from './node/event-writer.ts';
 import { registerNode } from './node/node-object.ts';
 import { createPodSources } from './node/pod-sources.ts';
 import type { Pod } from './node/pod-spec.ts';
@@ -78,7 +78,7 @@ export async function startNode(options: NodeOptions): Promise<LocalNode> {
   await registerNode(client, { name, address: hostIP, capacity }, { clock, log, signal });
 
   const reaper = startReaper();
-  const events = createEventWriter(client, name, { clock, log, signal });
+  const events = startEventRecorder(client, { component: 'kubelet', instance: name }, { clock, log });
   const sources = createPodSources(client, clock, signal);
   const said = new Set<string>();
   const context: NodeContext = {
@@ -97,7 +97,8 @@ export async function startNode(options: NodeOptions): Promise<LocalNode> {
     basePath: options.basePath ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     reaper,
     sourcesOf: sources.sourcesOf,
-    record: events.record,
+    record: (pod, { level, reason, message, fieldPath }) =>
+      events.record({ ...pod, apiVersion: 'v1', kind: 'Pod' }, level, reason, message, fieldPath),
     sayOnce: (line) => {
       if (said.has(line)) return;
       said.add(line);
@@ -171,6 +172,7 @@ export async function startNode(options: NodeOptions): Promise<LocalNode> {
       stopLogs();
       await Promise.all([...workers.values()].map((worker) => worker.close(graceMs)));
       closing.abort(new Error('closed'));
+      await events.close();
       await reaper.close();
     },
   };

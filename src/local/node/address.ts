@@ -36,12 +36,14 @@ export function createAddressAllocator(prefix: string, size = 65_000): AddressAl
   };
 }
 
-/** A pair of loopback /16 networks that no other cluster on this machine uses, for as long as it is not closed. */
+/** Three loopback /16 networks that no other cluster on this machine uses, for as long as it is not closed. */
 export interface LoopbackNetworks {
   /** First two numbers of the pods' network, e.g. `127.88`. */
   readonly pods: string;
   /** First two numbers of the services' network, e.g. `127.96`. */
   readonly services: string;
+  /** First two numbers of the Gateways' network, e.g. `127.32`. */
+  readonly gateways: string;
   close(): Promise<void>;
 }
 
@@ -49,7 +51,7 @@ export interface LoopbackNetworks {
 const lockPort = 10_254;
 
 /**
- * Reserves a pair of networks: 127.64 and 127.96, 127.65 and 127.97, … 127.95 and 127.127.
+ * Reserves three networks: 127.64, 127.96 and 127.32; 127.65, 127.97 and 127.33; … 127.95, 127.127 and 127.63.
  * Errors: `unavailable` when 32 clusters run already, or when the machine does not answer on 127.0.0.0/8 (macOS).
  */
 export async function reserveLoopbackNetworks(): Promise<LoopbackNetworks> {
@@ -64,6 +66,7 @@ export async function reserveLoopbackNetworks(): Promise<LoopbackNetworks> {
     return {
       pods: `127.${64 + n}`,
       services: `127.${96 + n}`,
+      gateways: `127.${32 + n}`,
       close: () => new Promise((resolve) => server.close(() => resolve())),
     };
   }

@@ -1,6 +1,6 @@
+import { quantityToNumber } from '../../kube/quantity.ts';
 import type { Container, EnvVar, Pod, ResourceFieldRef } from './pod-spec.ts';
 import { containersOf } from './pod-spec.ts';
-import { parseQuantity } from './quantity.ts';
 
 /** What env values may refer to besides the pod itself. */
 export interface EnvSources {
@@ -147,8 +147,8 @@ export function readResource(
   if ((side !== 'limits' && side !== 'requests') || name === '') {
     return { ok: false, message: `unsupported container resource: ${ref.resource}` };
   }
-  const value = parseQuantity(target.resources?.[side]?.[name] ?? (side === 'limits' ? (allocatable[name] ?? 0) : 0));
-  const divisor = parseQuantity(ref.divisor ?? 1) || 1;
+  const amount = target.resources?.[side]?.[name] ?? (side === 'limits' ? (allocatable[name] ?? 0) : 0);
+  const divisor = quantityToNumber(ref.divisor ?? 1) || 1;
   // Binary fractions: 0.3 / 0.001 must be 300, not 301.
-  return { ok: true, value: String(Math.ceil(Number(((value ?? 0) / divisor).toFixed(6)))) };
+  return { ok: true, value: String(Math.ceil(Number((quantityToNumber(amount) / divisor).toFixed(6)))) };
 }

@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Payload, type PayloadFile, writeAtomicDir } from './atomic-dir.ts';
 import { type EnvSources, readField, readResource } from './env.ts';
@@ -33,7 +33,9 @@ export async function syncVolumes(pod: Pod, podDir: string, sources: VolumeSourc
   for (const volume of pod.spec.volumes ?? []) {
     const dir = volumeDir(podDir, volume.name);
     if (volume.emptyDir) {
-      await mkdir(dir, { recursive: true, mode: 0o777 });
+      await mkdir(dir, { recursive: true });
+      // Any user may write, whatever the process's umask.
+      await chmod(dir, 0o777);
       continue;
     }
     await writeAtomicDir(dir, await gatherPayload(pod, volume, sources));
