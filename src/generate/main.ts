@@ -1,10 +1,15 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { messageOf } from '../errors.ts';
+import { chartWebhooks } from './chart.ts';
+import { configReference } from './config-reference.ts';
 import { crds } from './crds.ts';
 import type { Generator } from './generator.ts';
+import { helmSchema } from './helm-schema.ts';
+import { installManifests } from './install-manifest.ts';
 
-/** Every generator, in order. */
-const generators: readonly Generator[] = [crds];
+/** Every generator, in order: the install manifests are rendered from a chart that is complete. */
+const generators: readonly Generator[] = [crds, configReference, chartWebhooks, helmSchema, installManifests];
 
 const root = join(import.meta.dirname, '..', '..');
 
@@ -18,7 +23,11 @@ const isCheck = options.includes('--check');
 
 const different: string[] = [];
 for (const generator of generators) {
-  for (const [path, content] of await generator.generate()) {
+  const files = await generator.generate().catch((thrown: unknown) => {
+    process.stderr.write(`generate: ${generator.name}: ${messageOf(thrown)}\n`);
+    process.exit(1);
+  });
+  for (const [path, content] of files) {
     const file = join(root, path);
     const current = await readFile(file, 'utf8').catch(() => undefined);
     if (current === content) continue;

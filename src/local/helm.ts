@@ -5,6 +5,7 @@ import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { AppError, messageOf } from '../errors.ts';
 import type { Manifest } from '../kube/object.ts';
+import { versions } from './binaries.ts';
 import { parseManifests } from './install.ts';
 
 const execute = promisify(execFile);
@@ -51,6 +52,8 @@ export async function helmTemplate(options: {
     '--namespace',
     options.namespace,
     '--include-crds',
+    // A Helm built from its module believes in a Kubernetes of long ago.
+    `--kube-version=${versions.kubernetes}`,
   ];
   if (options.values) args.push('--values', join(options.root, options.values));
   try {
