@@ -12,8 +12,13 @@ import {
 } from './pod-state.ts';
 import { renderPodStatus } from './pod-status.ts';
 
-const container = (name: string, extra: Partial<Container> = {}): Container => ({ name, image: 'test/shell:1', ...extra });
-const sidecar = (name: string, extra: Partial<Container> = {}) => container(name, { restartPolicy: 'Always', ...extra });
+const container = (name: string, extra: Partial<Container> = {}): Container => ({
+  name,
+  image: 'test/shell:1',
+  ...extra,
+});
+const sidecar = (name: string, extra: Partial<Container> = {}) =>
+  container(name, { restartPolicy: 'Always', ...extra });
 const probe = { tcpSocket: { port: 1 } };
 
 /** Plays a pod: events in, effects out, time moved by hand. */
@@ -320,7 +325,12 @@ describe('status', () => {
     pod.prepare();
     pod.started('a');
     const before = pod.status();
-    expect(before).toMatchObject({ phase: 'Running', podIP: '127.88.0.10', hostIP: '127.0.0.1', observedGeneration: 3 });
+    expect(before).toMatchObject({
+      phase: 'Running',
+      podIP: '127.88.0.10',
+      hostIP: '127.0.0.1',
+      observedGeneration: 3,
+    });
     expect(before.conditions?.find((c) => c.type === 'Ready')).toMatchObject({
       status: 'False',
       reason: 'ReadinessGatesNotReady',

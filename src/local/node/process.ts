@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import type { Clock } from '../../clock.ts';
 import type { Reaper } from './reaper.ts';
 
@@ -62,8 +62,12 @@ export async function startProcess(options: ProcessOptions): Promise<ContainerPr
   }
   reaper.add(pid);
   child.on('error', () => {});
-  const killGroup = (): void => signalTo(-pid, 'SIGKILL');
+  const killGroup = (): void => {
+    killed = true;
+    signalTo(-pid, 'SIGKILL');
+  };
   let ended = false;
+  let killed = false;
   let stopping: AbortController | undefined;
   const exited = new Promise<{ readonly exitCode: number }>((resolve) => {
     child.once('exit', (code, signal) => {
@@ -77,7 +81,7 @@ export async function startProcess(options: ProcessOptions): Promise<ContainerPr
       // What a crashed process leaves behind goes with it, as with a container's PID namespace. After a polite stop
       // the others of the group were told, too (a shell does not pass signals on), and have the rest of the grace.
       if (stopping === undefined) end();
-      else awaitGroup(pid, end);
+      else awaitGroup(pid, () => killed, end);
     });
   });
   return {
@@ -105,22 +109,34 @@ export async function startProcess(options: ProcessOptions): Promise<ContainerPr
   };
 }
 
-/** Calls `end` when no process of the group is left; the group's SIGKILL comes from elsewhere. */
-function awaitGroup(group: number, end: () => void): void {
-  if (!isGroupAlive(group)) {
+/** Calls `end` when no process of the group is left, or when it has been killed at the end of its grace. */
+function awaitGroup(group: number, isKilled: () => boolean, end: () => void, delayMs = 25): void {
+  if (isKilled() || !isGroupAlive(group)) {
     end();
     return;
   }
-  setTimeout(() => awaitGroup(group, end), 50);
+  setTimeout(() => awaitGroup(group, isKilled, end, Math.min(delayMs * 2, 200)), delayMs);
 }
 
+/** Zombies do not count: where the machine's first process does not wait for orphans, they stay for ever. */
 function isGroupAlive(group: number): boolean {
   try {
     process.kill(-group, 0);
-    return true;
   } catch {
     return false;
   }
+  if (process.platform !== 'linux') return true;
+  return readdirSync('/proc').some((entry) => {
+    if (!/^\d+$/.test(entry)) return false;
+    try {
+      // pid (command) state parent group …; the command may hold spaces and brackets.
+      const text = readFileSync(`/proc/${entry}/stat`, 'utf8');
+      const [state, , processGroup] = text.slice(text.lastIndexOf(')') + 2).split(' ');
+      return Number(processGroup) === group && state !== 'Z' && state !== 'X';
+    } catch {
+      return false;
+    }
+  });
 }
 
 function signalTo(target: number, signal: 'SIGTERM' | 'SIGKILL'): void {
