@@ -56,6 +56,7 @@ export const resources = {
   gatewayClasses: inGroup('gateway.networking.k8s.io', 'v1', 'GatewayClass', 'gatewayclasses', false),
   gateways: inGroup('gateway.networking.k8s.io', 'v1', 'Gateway', 'gateways'),
   httpRoutes: inGroup('gateway.networking.k8s.io', 'v1', 'HTTPRoute', 'httproutes'),
+  referenceGrants: inGroup('gateway.networking.k8s.io', 'v1beta1', 'ReferenceGrant', 'referencegrants'),
   inferencePools: inGroup('inference.networking.k8s.io', 'v1', 'InferencePool', 'inferencepools'),
   xInferencePools: inGroup('inference.networking.x-k8s.io', 'v1alpha2', 'InferencePool', 'inferencepools'),
   llmInferenceServices: inGroup('serving.kserve.io', 'v1alpha2', 'LLMInferenceService', 'llminferenceservices'),

@@ -26,6 +26,8 @@ export interface AppliedResources {
   /** Envoy's own words when it refused the listeners, clusters or routes; what it had before stays in force. */
   readonly rejections: readonly string[];
   readonly listeners: ReadonlyMap<string, ListenerState>;
+  /** Clusters that no route names any more but that are still there; a later `apply` removes those that fell idle. */
+  readonly retiredClusters: number;
 }
 
 /** A running Envoy whose configuration is files that it watches. */
@@ -39,7 +41,7 @@ export interface Envoy {
   /**
    * Makes the resources Envoy's own, writing only what differs, and waits until it has taken them.
    *
-   * Guarantees: running streams go on; clusters come before the routes that name them and go after.
+   * Guarantees: running streams go on: clusters come before the routes that name them, and go when they are idle.
    * Assumptions: calls do not overlap.
    */
   apply(resources: EnvoyResources): Promise<AppliedResources>;
@@ -51,6 +53,8 @@ export interface Envoy {
 const pollMs = 10;
 const startTimeoutMs = 30_000;
 const takeTimeoutMs = 5_000;
+/** Workers may use the routes of before for a moment after Envoy has taken new ones. */
+const retirementMs = 1_000;
 
 /** Starts Envoy with an empty configuration and waits until it is live. */
 export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
@@ -90,6 +94,9 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
       '100',
       '--log-level',
       'warning',
+      // A picker that does not answer is told by the access log, once per request.
+      '--component-log-level',
+      'ext_proc:error',
       // Streams that are being drained may take as long as they need.
       '--drain-time-s',
       '3600',
@@ -145,6 +152,8 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
   let clusters: readonly JsonObject[] = [];
   let listenersText = '';
   let states: ReadonlyMap<string, ListenerState> = new Map();
+  let hadRejections = false;
+  const retired = new Map<string, { readonly cluster: JsonObject; readonly sinceMs: number }>();
   const routes = new Map<string, string>();
 
   /** Writes one file and waits for Envoy's verdict on it: its words when it refuses. */
@@ -181,23 +190,26 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
     const note = (rejection: string | undefined) => {
       if (rejection !== undefined) rejections.push(rejection);
     };
+    // What was refused is not remembered as given, so that the next call tries again and says so again.
     const giveClusters = async (next: readonly JsonObject[]) => {
       if (JSON.stringify(next) === JSON.stringify(clusters)) return;
-      note(await give(clustersPath, 'Cluster', next, 'cluster_manager.cds'));
-      clusters = next;
+      const rejection = await give(clustersPath, 'Cluster', next, 'cluster_manager.cds');
+      if (rejection === undefined) clusters = next;
+      note(rejection);
       await awaitWarmClusters();
     };
-    const names = new Set(resources.clusters.map((cluster) => cluster.name));
-    await giveClusters([...resources.clusters, ...clusters.filter((cluster) => !names.has(cluster.name))]);
+    await retireClusters(resources.clusters);
+    await giveClusters([...resources.clusters, ...[...retired.values()].map(({ cluster }) => cluster)]);
 
     for (const [name, configuration] of resources.routes) {
       const text = JSON.stringify(configuration);
       if (routes.get(name) === text) continue;
       // The routes of a new listener are read when the listener is; their verdict is seen in its state.
       const isRead = states.get(name)?.kind === 'ready';
-      if (isRead) note(await give(routesPath(name), 'Route', [configuration], `rds.${name}`));
-      else await deliver(routesPath(name), 'Route', [configuration]);
-      routes.set(name, text);
+      const rejection = isRead ? await give(routesPath(name), 'Route', [configuration], `rds.${name}`) : undefined;
+      if (!isRead) await deliver(routesPath(name), 'Route', [configuration]);
+      if (rejection === undefined) routes.set(name, text);
+      note(rejection);
     }
     const text = JSON.stringify(resources.listeners);
     if (text !== listenersText || [...states.values()].some((state) => state.kind !== 'ready')) {
@@ -206,12 +218,35 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
       listenersText = text;
     }
     states = await listenerStates(resources);
-    await giveClusters(resources.clusters);
     for (const name of [...routes.keys()].filter((name) => !resources.routes.has(name))) {
       routes.delete(name);
       await rm(routesPath(name), { force: true });
     }
-    return { rejections, listeners: states };
+    hadRejections = rejections.length > 0;
+    return { rejections, listeners: states, retiredClusters: retired.size };
+  };
+
+  /**
+   * Notes clusters that are no longer wanted and forgets those that are idle. Removing a cluster resets the picker's
+   * streams on it, and with them the answers that flow through the picker.
+   */
+  const retireClusters = async (wanted: readonly JsonObject[]) => {
+    const names = new Set(wanted.map((cluster) => String(cluster.name)));
+    for (const name of names) retired.delete(name);
+    for (const cluster of clusters) {
+      const name = String(cluster.name);
+      if (!names.has(name) && !retired.has(name)) retired.set(name, { cluster, sinceMs: clock.now() });
+    }
+    // Routes that stay in force because newer ones were refused still need their clusters.
+    const old = hadRejections ? [] : [...retired].filter(([, { sinceMs }]) => clock.now() - sinceMs >= retirementMs);
+    if (old.length === 0) return;
+    const lines = (await get(dispatcher, `${adminUrl}/stats?filter=upstream_rq_active`)).split('\n');
+    for (const [name] of old) {
+      const isBusy = lines.some(
+        (line) => line.startsWith(`cluster.${name}.upstream_rq_active: `) && !line.endsWith(': 0'),
+      );
+      if (!isBusy) retired.delete(name);
+    }
   };
 
   const listenerStates = async (resources: EnvoyResources): Promise<ReadonlyMap<string, ListenerState>> => {

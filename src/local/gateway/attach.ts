@@ -1,9 +1,10 @@
 import type { Gateway, GatewayListener, HTTPRoute, ParentReference } from '../../api/foreign/gateway-api.ts';
 import type { KubeObject } from '../../kube/object.ts';
+import { type LabelSelector, matchesSelector } from '../../kube/selectors.ts';
 import { checkFilters } from './filters.ts';
 import { intersect } from './hostname.ts';
 import { checkMatch } from './match.ts';
-import type { LabelSelector, Verdict } from './shapes.ts';
+import type { Verdict } from './shapes.ts';
 
 export const gatewayGroup = 'gateway.networking.k8s.io';
 
@@ -123,7 +124,7 @@ function isAllowed(
       return route.metadata.namespace === gateway.metadata.namespace;
     case 'Selector': {
       const namespace = namespaces.find((n) => n.metadata.name === route.metadata.namespace);
-      return matchesSelector(allowed?.selector, namespace?.metadata.labels ?? {});
+      return matchesSelector(knownSelector(allowed?.selector), namespace?.metadata.labels);
     }
     default:
       return false;
@@ -140,29 +141,11 @@ export function supportedKinds(
   return asked.some((k) => (k.group ?? gatewayGroup) === gatewayGroup && k.kind === 'HTTPRoute') ? [httpRoute] : [];
 }
 
-/** A label selector with both forms of terms; an absent one selects nothing, an empty one everything. */
-export function matchesSelector(
-  selector: LabelSelector | undefined,
-  labels: Readonly<Record<string, string>>,
-): boolean {
-  if (!selector) return false;
-  const equal = Object.entries(selector.matchLabels ?? {}).every(([key, value]) => labels[key] === value);
-  return (
-    equal &&
-    (selector.matchExpressions ?? []).every(({ key, operator, values }) => {
-      const value = labels[key];
-      switch (operator) {
-        case 'In':
-          return value !== undefined && (values ?? []).includes(value);
-        case 'NotIn':
-          return value === undefined || !(values ?? []).includes(value);
-        case 'Exists':
-          return value !== undefined;
-        case 'DoesNotExist':
-          return value === undefined;
-        default:
-          return false;
-      }
-    })
-  );
+/** The API server does not check the operators of this selector; one that is unknown makes it select nothing. */
+function knownSelector(
+  selector: NonNullable<NonNullable<GatewayListener['allowedRoutes']>['namespaces']>['selector'],
+): LabelSelector | undefined {
+  const operators = ['In', 'NotIn', 'Exists', 'DoesNotExist'];
+  const isKnown = (selector?.matchExpressions ?? []).every(({ operator }) => operators.includes(operator));
+  return isKnown ? (selector as LabelSelector | undefined) : undefined;
 }

@@ -1,6 +1,7 @@
+import { createHash } from 'node:crypto';
 import type { HTTPBackendRef, HTTPRoute } from '../../api/foreign/gateway-api.ts';
 import type { InferencePool, XInferencePool } from '../../api/foreign/inference-pool.ts';
-import { poolEndpoints, serviceEndpoints } from './endpoints.ts';
+import { type Endpoint, poolEndpoints, serviceEndpoints } from './endpoints.ts';
 import {
   destinationClusterName,
   renderDestinationCluster,
@@ -184,8 +185,10 @@ export class BackendResolver {
     const destinationCluster = destinationClusterName(pool.protocol);
     this.#add(destinationCluster, () => renderDestinationCluster(pool.protocol));
     const suffix = `${group === poolGroup ? 'v1' : 'v1alpha2'}_${namespace}_${name}`;
-    const pickerCluster = `picker_${suffix}`;
-    this.#add(pickerCluster, () => this.#renderPicker(pickerCluster, pool));
+    const pickers = this.#pickerEndpoints(pool);
+    // Replacing a cluster resets the streams to the picker, so a change of its pods makes a new cluster instead.
+    const pickerCluster = `picker_${suffix}_${hashOf(pickers)}`;
+    this.#add(pickerCluster, () => renderPodCluster(pickerCluster, pickers, 'http2', { isPicker: true }));
     // Without a way to fail open, a request without destination has nowhere to go and is answered with 503.
     const fallbackCluster = pool.picker.failOpen ? `pool_${suffix}` : destinationCluster;
     if (pool.picker.failOpen) {
@@ -207,20 +210,22 @@ export class BackendResolver {
     };
   }
 
-  /** A picker that cannot be found is a cluster without endpoints: the failure mode decides, as for a dead one. */
-  #renderPicker(cluster: string, pool: Pool): JsonObject {
+  /** None for a picker that cannot be found: then the failure mode decides, as for a dead one. */
+  #pickerEndpoints(pool: Pool): readonly Endpoint[] {
     const picker = pool.picker;
-    const usable = picker && checkPicker(pool.namespace, picker, this.#input.services) === undefined;
-    const service = usable ? findService(this.#input.services, pool.namespace, picker.name) : undefined;
-    const port = service && findPort(service, picker?.port);
-    const endpoints = service && port ? serviceEndpoints(service, port, this.#input.pods) : [];
-    return renderPodCluster(cluster, endpoints, 'http2', { isPicker: true });
+    if (!picker || checkPicker(pool.namespace, picker, this.#input.services) !== undefined) return [];
+    const service = findService(this.#input.services, pool.namespace, picker.name);
+    const port = service && findPort(service, picker.port);
+    return service && port ? serviceEndpoints(service, port, this.#input.pods) : [];
   }
 
   #add(name: string, render: () => JsonObject): void {
     if (!this.#clusters.has(name)) this.#clusters.set(name, render());
   }
 }
+
+const hashOf = (endpoints: readonly Endpoint[]) =>
+  createHash('sha256').update(JSON.stringify(endpoints)).digest('hex').slice(0, 8);
 
 const invalid = (reason: string, message: string) => ({ kind: 'invalid', reason, message }) as const;
 

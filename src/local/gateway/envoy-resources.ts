@@ -33,8 +33,9 @@ export function destinationClusterName(protocol: UpstreamProtocol): string {
 }
 
 /**
- * Ready pods behind one name. The endpoints lie in the cluster itself rather than behind EDS: file-based EDS costs
- * an inotify instance for each cluster, and a user has 128 by default.
+ * Ready pods behind one name. The endpoints lie in the cluster itself rather than behind EDS, because a file-based
+ * subscription costs an inotify instance for each cluster, and a user has 128 by default. Requests that run survive
+ * the replacement of their cluster.
  */
 export function renderPodCluster(
   name: string,

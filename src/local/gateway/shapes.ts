@@ -1,7 +1,6 @@
 import type {
   Gateway,
   GatewayClass,
-  GatewayListener,
   HTTPRoute,
   HTTPRouteFilter,
   RouteParentStatus,
@@ -17,9 +16,6 @@ export interface Verdict {
   readonly message: string;
 }
 
-export type LabelSelector = NonNullable<
-  NonNullable<NonNullable<GatewayListener['allowedRoutes']>['namespaces']>['selector']
->;
 export type HeaderModifier = NonNullable<HTTPRouteFilter['requestHeaderModifier']>;
 export type PathModifier = NonNullable<NonNullable<HTTPRouteFilter['urlRewrite']>['path']>;
 export type PoolParent = NonNullable<NonNullable<InferencePool['status']>['parents']>[number];
