@@ -1,0 +1,110 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+/**
+ * CPU and requests a second of the sidecar as it is run: a process of its own, the load and the engines in two others. CPU is the
+ * sidecar's alone, as its own metrics tell it. `SECONDS` a case from the environment, default 4.
+ */
+
+const connections = 32;
+const seconds = Number(process.env.SECONDS ?? 4);
+const root = join(import.meta.dirname, '..', '..');
+const children: ChildProcess[] = [];
+
+function run(file: string, args: readonly string[], flags: readonly string[] = []): ChildProcess {
+  const child = spawn(process.execPath, [...flags, join(root, file), ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  children.push(child);
+  return child;
+}
+
+async function firstLine(stream: NodeJS.ReadableStream | null, pattern: RegExp): Promise<string> {
+  if (!stream) throw new Error('the process has no output');
+  for await (const line of createInterface({ input: stream })) if (pattern.test(line)) return line;
+  throw new Error('the process ended before it was ready');
+}
+
+interface Load {
+  readonly requests: number;
+  readonly errors: number;
+  readonly p50Us: number;
+  readonly p99Us: number;
+}
+
+async function load(port: number, request: string, duration: number): Promise<Load> {
+  const child = run('test/bench/sidecar-load.ts', [String(port), String(connections), String(duration)]);
+  child.stdin?.end(request);
+  return JSON.parse(await firstLine(child.stdout, /^\{/)) as Load;
+}
+
+async function cpuSeconds(metricsUrl: string): Promise<number> {
+  const text = await (await fetch(`${metricsUrl}/metrics`)).text();
+  return Number(/^process_cpu_seconds_total (\S+)/m.exec(text)?.[1] ?? 0);
+}
+
+function post(path: string, content: string, headers: string): string {
+  const messages = [{ role: 'user', content }];
+  let body = JSON.stringify({ model: 'bench', max_tokens: 16, messages });
+  body = JSON.stringify({
+    model: 'bench',
+    max_tokens: 16,
+    messages: [{ role: 'user', content: content.padEnd(content.length + 1024 - body.length, 'x') }],
+  });
+  return `POST ${path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nauthorization: Bearer bench\r\nuser-agent: bench\r\naccept: */*\r\n${headers}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+}
+
+try {
+  const backend = run('test/bench/sidecar-backend.ts', []);
+  const ports = JSON.parse(await firstLine(backend.stdout, /^\{/)) as {
+    readonly prefill: number;
+    readonly decode: number;
+  };
+  const sidecar = run(
+    process.env.SIDECAR ?? 'src/cmd/sidecar.ts',
+    ['--port=0', '--metrics-port=0', '--pod-address=127.0.0.1', `--decoder-port=${ports.decode}`, '--pod-name=bench'],
+    (process.env.SIDECAR_FLAGS ?? '').split(' ').filter(Boolean),
+  );
+  const listening = JSON.parse(await firstLine(sidecar.stderr, /"listening"/)) as {
+    readonly url: string;
+    readonly metricsUrl: string;
+  };
+  const port = Number(new URL(listening.url).port);
+  const cases = [
+    {
+      name: 'passed through (POST /v1/embeddings)',
+      peer: 'Go 158 µs, 6,160/s',
+      request: post('/v1/embeddings', 'e', ''),
+    },
+    {
+      name: 'completion, local, session kept',
+      peer: 'Go 158 µs, 6,160/s',
+      request: post('/v1/chat/completions', 'c', ''),
+    },
+    {
+      name: 'completion, prefill + decode',
+      peer: 'Go 399 µs, 2,465/s',
+      request: post('/v1/chat/completions', 'p', `x-prefiller-host-port: 127.0.0.1:${ports.prefill}\r\n`),
+    },
+  ];
+  process.stdout.write(`1 KiB POST, ${connections} connections, ${seconds} s a case\n`);
+  const only = process.env.ONLY;
+  for (const { name, peer, request } of cases.filter((item) => !only || item.name.includes(only))) {
+    await load(port, request, 2);
+    const before = await cpuSeconds(listening.metricsUrl);
+    const seen = await load(port, request, seconds);
+    const cpuUs = ((await cpuSeconds(listening.metricsUrl)) - before) * 1e6;
+    process.stdout.write(
+      `${name.padEnd(40)} ${(cpuUs / seen.requests).toFixed(0).padStart(5)} µs CPU  ${Math.round(
+        seen.requests / seconds,
+      )
+        .toLocaleString('en')
+        .padStart(
+          7,
+        )}/s  p50 ${(seen.p50Us / 1000).toFixed(2)} ms  p99 ${(seen.p99Us / 1000).toFixed(2)} ms  errors ${seen.errors}   (${peer})\n`,
+    );
+  }
+  sidecar.kill('SIGTERM');
+  await new Promise((resolve) => sidecar.once('exit', resolve));
+} finally {
+  for (const child of children) child.kill();
+}
