@@ -90,11 +90,6 @@ describe('the service webhooks', () => {
     expect(response.allowed).toBe(true);
     expect(response.warnings).toEqual([expect.stringContaining('needs 2 GPUs')]);
   });
-
-  it('refuse rather than throw on an object that is no object', async () => {
-    expect(await ask(validate, { object: { metadata: {}, spec: null } })).toMatchObject({ allowed: false });
-    expect(await ask(mutate, {})).toMatchObject({ allowed: false });
-  });
 });
 
 describe('the base configuration webhook', () => {
@@ -141,10 +136,9 @@ describe('the pod webhook', () => {
   ])('refuses a pod with %s', async (_, text, message) => {
     const object =
       text === undefined ? { ...pod(), metadata: { labels: { [sidecarInjectionLabel]: 'true' } } } : pod([], text);
-    const response = await ask(path, { kind: podKind, object });
-    expect(response).toMatchObject({
-      allowed: false,
-      status: { code: 400, message: expect.stringContaining(message) },
+    await expect(ask(path, { kind: podKind, object })).rejects.toMatchObject({
+      code: 'invalid',
+      message: expect.stringContaining(message),
     });
   });
 });
