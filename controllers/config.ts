@@ -7,9 +7,9 @@ const version = '0.1.0';
 export const operatorSettings = {
   kubeconfig: setting.text({
     flag: 'kubeconfig',
-    env: 'KUBECONFIG',
     placeholder: 'FILE',
-    description: 'kubeconfig of the cluster; empty: the service account of the pod, else ~/.kube/config',
+    description:
+      'kubeconfig of the cluster; empty: $KUBECONFIG, else the service account of the pod, else ~/.kube/config',
   }),
   systemNamespace: setting.text({
     flag: 'system-namespace',

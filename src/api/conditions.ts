@@ -30,7 +30,7 @@ export const reasons = {
   stopped: 'Stopped',
   invalidSpec: 'InvalidRenderedConfig',
   nameTaken: 'NameTaken',
-  workloadError: 'ReconcileSingleNodeWorkloadError',
+  applyFailed: 'ApplyFailed',
   deploymentMissing: 'DeploymentMissing',
   deploymentProgressing: 'DeploymentProgressing',
   minimumReplicasUnavailable: 'MinimumReplicasUnavailable',

@@ -3,6 +3,7 @@ import type { InferencePool, XInferencePool } from '../api/foreign/inference-poo
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
 import type { KubeObject, Manifest } from '../kube/object.ts';
 import type { PodState } from './causes.ts';
+import type { Verdict } from './check.ts';
 
 /** A Deployment as far as its readiness goes. */
 export interface DeploymentState extends KubeObject {
@@ -49,6 +50,8 @@ export interface CheckInput {
 export interface Observed extends CheckInput {
   /** What was rendered; empty while stopped. */
   readonly desired: readonly Manifest[];
+  /** What went wrong while applying it. */
+  readonly problems?: readonly Verdict[];
   readonly deployment: (name: string) => DeploymentState | undefined;
   /** Pods of the service with this value of `app.kubernetes.io/component`. */
   readonly pods: (component: string) => readonly PodState[];

@@ -39,8 +39,15 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
   const { service } = observed;
   if (isStopped(service)) return stoppedStatus(service, now);
   const combined = success(conditionTypes.presetsCombined);
-  const workloads = workloadFindings(observed);
-  const router = routerFindings(observed);
+  const problems = (observed.problems ?? []).map(
+    ({ condition, reason, message }): Finding => ({ type: condition, isTrue: false, reason, message }),
+  );
+  const isOfRouter = ({ type }: Finding) => parentOf(type) === conditionTypes.routerReady;
+  const workloads = overlay(
+    workloadFindings(observed),
+    problems.filter((problem) => !isOfRouter(problem)),
+  );
+  const router = overlay(routerFindings(observed), problems.filter(isOfRouter));
   const parents = [
     combined,
     summary(conditionTypes.workloadsReady, workloads),
@@ -107,6 +114,12 @@ function success(type: ConditionType): Finding {
 function summary(type: ConditionType, parts: readonly Finding[]): Finding {
   const bad = parts.find((part) => !part.isTrue);
   return bad ? { ...bad, type } : success(type);
+}
+
+/** Findings with others in place of those of the same type; the first of several counts. */
+function overlay(findings: readonly Finding[], over: readonly Finding[]): readonly Finding[] {
+  const first = over.filter(({ type }, i) => over.findIndex((other) => other.type === type) === i);
+  return [...first, ...findings.filter(({ type }) => !first.some((other) => other.type === type))];
 }
 
 function parentOf(type: ConditionType): ConditionType | undefined {
@@ -289,7 +302,7 @@ function routerFindings(observed: Observed): readonly Finding[] {
   const violated = violations.map(
     ({ condition, reason, message }): Finding => ({ type: condition, isTrue: false, reason, message }),
   );
-  return [...violated, ...findings.filter(({ type }) => !violated.some((other) => other.type === type))];
+  return overlay(findings, violated);
 }
 
 function gatewayFinding(observed: Observed): Finding | undefined {

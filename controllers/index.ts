@@ -1,0 +1,73 @@
+import type { Clock } from '../src/clock.ts';
+import type { Client } from '../src/kube/client.ts';
+import type { EventRecorder } from '../src/kube/events.ts';
+import type { Informer } from '../src/kube/informer.ts';
+import type { KubeObject } from '../src/kube/object.ts';
+import type { ControllerDefinition } from '../src/runtime/controller.ts';
+import type { Logger } from '../src/telemetry/log.ts';
+import type { OperatorConfig } from './config.ts';
+import { startCaches } from './llm-inference-service/caches.ts';
+import { createServiceController } from './llm-inference-service/controller.ts';
+
+export interface ControllerSet {
+  readonly controllers: readonly ControllerDefinition[];
+  readonly informers: readonly Informer<KubeObject>[];
+  readonly optionalInformers: readonly Informer<KubeObject>[];
+}
+
+/** The settings that controllers depend on. */
+export type ControllerConfig = Pick<
+  OperatorConfig,
+  | 'workers'
+  | 'systemNamespace'
+  | 'gatewayName'
+  | 'gatewayNamespace'
+  | 'gatewayClass'
+  | 'gatewayPort'
+  | 'vllmImage'
+  | 'eppImage'
+  | 'sidecarImage'
+  | 'sidecarSessions'
+>;
+
+/**
+ * Every controller of the operator, with the watches they share. The watches run from here on.
+ * Errors: those of the API server, when it cannot be asked which kinds it serves.
+ */
+export async function startControllers(
+  config: ControllerConfig,
+  deps: {
+    readonly client: Client;
+    readonly log: Logger;
+    readonly events: Pick<EventRecorder, 'record'>;
+    readonly clock?: Clock;
+  },
+  signal?: AbortSignal,
+): Promise<ControllerSet> {
+  const { client, log, events } = deps;
+  const clock = deps.clock ? { clock: deps.clock } : {};
+  const caches = await startCaches(client, { log, ...clock }, signal);
+  return {
+    controllers: [
+      createServiceController({
+        client,
+        caches,
+        events,
+        ...clock,
+        workers: config.workers,
+        settings: {
+          images: { vllm: config.vllmImage, epp: config.eppImage, sidecar: config.sidecarImage },
+          sidecarSessions: config.sidecarSessions,
+          gateway: {
+            name: config.gatewayName,
+            namespace: config.gatewayNamespace === '' ? config.systemNamespace : config.gatewayNamespace,
+            className: config.gatewayClass,
+            port: config.gatewayPort,
+          },
+        },
+      }),
+    ],
+    informers: caches.required,
+    optionalInformers: caches.missing,
+  };
+}

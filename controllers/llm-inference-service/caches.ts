@@ -1,0 +1,178 @@
+import type { Gateway, GatewayClass, HTTPRoute } from '../../src/api/foreign/gateway-api.ts';
+import type { InferencePool, XInferencePool } from '../../src/api/foreign/inference-pool.ts';
+import { labels, partOf } from '../../src/api/labels.ts';
+import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { Clock } from '../../src/clock.ts';
+import { controllerOf } from '../../src/kube/apply.ts';
+import type { Client } from '../../src/kube/client.ts';
+import { type Informer, type InformerOptions, startInformer } from '../../src/kube/informer.ts';
+import { apiVersionOf, type KubeObject, type Resource } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { hasCode } from '../../src/kube/status-error.ts';
+import type { PodState } from '../../src/plan/causes.ts';
+import type { DeploymentState } from '../../src/plan/observed.ts';
+import type { Logger } from '../../src/telemetry/log.ts';
+
+/** A service account as far as we read it. */
+export interface ServiceAccount extends KubeObject {
+  readonly imagePullSecrets?: readonly { readonly name?: string }[];
+}
+
+/** Every watch of the controller. No reconcile reads from the API server. */
+export interface Caches {
+  readonly services: Informer<LLMInferenceService>;
+  readonly deployments: Informer<DeploymentState>;
+  readonly pods: Informer<PodState>;
+  readonly gateways: Informer<Gateway>;
+  readonly gatewayClasses: Informer<GatewayClass>;
+  readonly routes: Informer<HTTPRoute>;
+  readonly pools: Informer<InferencePool>;
+  readonly xPools: Informer<XInferencePool>;
+  readonly defaultAccounts: Informer<ServiceAccount>;
+  /** Kinds of children, each with its informer of the objects that carry our label. */
+  readonly children: readonly Kept[];
+  /** Synced before the first reconcile. */
+  readonly required: readonly Informer<KubeObject>[];
+  /** Their definitions are missing; they sync when those come. */
+  readonly missing: readonly Informer<KubeObject>[];
+}
+
+export interface Kept {
+  readonly resource: Resource;
+  readonly informer: Informer<KubeObject>;
+}
+
+/** Index of children by the uid of the service that controls them. */
+export const byOwner = 'owner';
+/** Index of pods by `namespace/service/component`. */
+export const byComponent = 'component';
+
+const ours = { labelSelector: `${labels.partOf}=${partOf}` } as const;
+const owned = {
+  ...ours,
+  indexes: { [byOwner]: (object: KubeObject) => [controllerOf(object)?.uid ?? ''] },
+} as const;
+
+/** Kinds that come from CRDs of others and may be missing, now or for ever. */
+const optional = [
+  resources.gateways,
+  resources.gatewayClasses,
+  resources.httpRoutes,
+  resources.inferencePools,
+  resources.xInferencePools,
+] as const;
+
+/**
+ * Starts every watch. Kinds whose definition is missing are not waited for; that they are is asked once, so that a
+ * restart does not take the picker away before its pool has been listed.
+ */
+export async function startCaches(
+  client: Client,
+  deps: { readonly log: Logger; readonly clock?: Clock },
+  signal?: AbortSignal,
+): Promise<Caches> {
+  const served = await gatherServed(client, signal);
+  const start = <T extends KubeObject>(resource: Resource, options: InformerOptions<T>): Informer<T> =>
+    startInformer<T>(client, resource, options, deps);
+
+  const services = start<LLMInferenceService>(resources.llmInferenceServices, {});
+  const deployments = start<DeploymentState>(resources.deployments, owned);
+  const pods = start<PodState>(resources.pods, {
+    ...ours,
+    transform: withoutBallast,
+    indexes: { [byComponent]: (pod) => [componentKey(pod)] },
+  });
+  const gateways = start<Gateway>(resources.gateways, {});
+  const gatewayClasses = start<GatewayClass>(resources.gatewayClasses, {});
+  const routes = start<HTTPRoute>(resources.httpRoutes, owned);
+  const pools = start<InferencePool>(resources.inferencePools, owned);
+  const xPools = start<XInferencePool>(resources.xInferencePools, owned);
+  const defaultAccounts = start<ServiceAccount>(resources.serviceAccounts, { fieldSelector: 'metadata.name=default' });
+  const kept = (resource: Resource): Kept => ({ resource, informer: start<KubeObject>(resource, owned) });
+  const children: readonly Kept[] = [
+    { resource: resources.deployments, informer: deployments as unknown as Informer<KubeObject> },
+    { resource: resources.httpRoutes, informer: routes as unknown as Informer<KubeObject> },
+    { resource: resources.inferencePools, informer: pools as unknown as Informer<KubeObject> },
+    { resource: resources.xInferencePools, informer: xPools as unknown as Informer<KubeObject> },
+    kept(resources.services),
+    kept(resources.serviceAccounts),
+    kept(resources.roles),
+    kept(resources.roleBindings),
+  ];
+  const byResource = new Map<Resource, Informer<KubeObject>>([
+    ...children.map(({ resource, informer }) => [resource, informer] as const),
+    [resources.gateways, gateways as unknown as Informer<KubeObject>],
+    [resources.gatewayClasses, gatewayClasses as unknown as Informer<KubeObject>],
+  ]);
+  const missing = new Set(
+    optional.filter((resource) => !served.has(resource)).map((resource) => byResource.get(resource)),
+  );
+  const all = [
+    ...byResource.values(),
+    services as unknown as Informer<KubeObject>,
+    pods as unknown as Informer<KubeObject>,
+    defaultAccounts as unknown as Informer<KubeObject>,
+  ];
+  return {
+    services,
+    deployments,
+    pods,
+    gateways,
+    gatewayClasses,
+    routes,
+    pools,
+    xPools,
+    defaultAccounts,
+    children,
+    required: all.filter((informer) => !missing.has(informer)),
+    missing: all.filter((informer) => missing.has(informer)),
+  };
+}
+
+/** The optional kinds that the API server serves now. */
+async function gatherServed(client: Client, signal: AbortSignal | undefined): Promise<ReadonlySet<Resource>> {
+  const versions = [...new Set(optional.map(apiVersionOf))];
+  const lists = await Promise.all(
+    versions.map(async (version) => {
+      try {
+        const list = await client.request<{ readonly resources?: readonly { readonly name: string }[] }>(
+          'GET',
+          `/apis/${version}`,
+          undefined,
+          {},
+          signal,
+        );
+        return (list.resources ?? []).map(({ name }) => `${version}/${name}`);
+      } catch (thrown) {
+        if (hasCode(thrown, 'notFound')) return [];
+        throw thrown;
+      }
+    }),
+  );
+  const names = new Set(lists.flat());
+  return new Set(optional.filter((resource) => names.has(`${apiVersionOf(resource)}/${resource.plural}`)));
+}
+
+/** Of pods only what readiness is explained by is kept: there may be thousands. */
+function withoutBallast(pod: PodState): PodState {
+  const { managedFields: _m, annotations: _a, ...metadata } = pod.metadata;
+  const slim = (containers: NonNullable<PodState['spec']>['containers']) =>
+    (containers ?? []).map(({ name, restartPolicy, startupProbe, readinessProbe }) => ({
+      name,
+      ...(restartPolicy ? { restartPolicy } : {}),
+      ...(startupProbe ? { startupProbe } : {}),
+      ...(readinessProbe ? { readinessProbe } : {}),
+    }));
+  return {
+    apiVersion: pod.apiVersion,
+    kind: pod.kind,
+    metadata,
+    spec: { containers: slim(pod.spec?.containers), initContainers: slim(pod.spec?.initContainers) },
+    ...(pod.status ? { status: pod.status } : {}),
+  };
+}
+
+function componentKey(pod: KubeObject): string {
+  const own = pod.metadata.labels ?? {};
+  return `${pod.metadata.namespace}/${own[labels.name]}/${own[labels.component]}`;
+}

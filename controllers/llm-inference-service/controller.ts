@@ -1,0 +1,237 @@
+import { conditionTypes, reasons } from '../../src/api/conditions.ts';
+import { components, fieldManager, labels } from '../../src/api/labels.ts';
+import type { LLMInferenceService, LLMInferenceServiceStatus } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import { type Clock, systemClock } from '../../src/clock.ts';
+import { AppError } from '../../src/errors.ts';
+import { ApplyMemory, applySet, findDifferences, type Operation } from '../../src/kube/apply.ts';
+import type { Client } from '../../src/kube/client.ts';
+import type { EventRecorder } from '../../src/kube/events.ts';
+import { keyOf, type Manifest, type ObjectRef } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { hasCode } from '../../src/kube/status-error.ts';
+import { beforeRendering } from '../../src/plan/chains.ts';
+import { firstViolation, type Verdict } from '../../src/plan/check.ts';
+import { isStopped, refusedStatus, statusOf, statusPatch } from '../../src/plan/status.ts';
+import { render } from '../../src/render/render.ts';
+import type { ControllerDefinition } from '../../src/runtime/controller.ts';
+import { awaitChange, type Outcome } from '../../src/runtime/reconcile.ts';
+import type { Caches } from './caches.ts';
+import {
+  type Gathered,
+  gather,
+  gatherLive,
+  gatherObserved,
+  gatherService,
+  type Settings,
+  type Sources,
+} from './gather.ts';
+import { createTriggers } from './triggers.ts';
+import { createOwnedClient, type Failure, Writes } from './writes.ts';
+
+export interface ServiceControllerDeps {
+  readonly client: Client;
+  readonly caches: Caches;
+  readonly settings: Settings;
+  readonly events: Pick<EventRecorder, 'record'>;
+  readonly clock?: Clock;
+  readonly workers?: number;
+}
+
+/** Makes the children of every LLMInferenceService and says in its status how they are. */
+export function createServiceController(deps: ServiceControllerDeps): ControllerDefinition {
+  const { client, events } = deps;
+  const clock = deps.clock ?? systemClock;
+  const memory = new ApplyMemory();
+  const writes = new Writes(clock);
+  const sources: Sources = { caches: deps.caches, writes, settings: deps.settings };
+  const gatewaysBeingMade = new Map<string, Promise<void>>();
+
+  async function reconcile(ref: ObjectRef, signal: AbortSignal): Promise<Outcome> {
+    const service = gatherService(sources, ref);
+    // Children go with their owner; nothing else needs cleaning up.
+    if (!service || service.metadata.deletionTimestamp) return awaitChange();
+    const gathered = gather(sources, service);
+
+    const verdict = firstViolation(beforeRendering, gathered);
+    const desired = verdict ?? renderOrRefuse(gathered);
+    if (!Array.isArray(desired)) {
+      await writeStatus(service, refusedStatus(service, desired as Verdict, now()), signal);
+      return awaitChange();
+    }
+
+    const problems: Verdict[] = [];
+    let failure: unknown;
+    try {
+      await apply(gathered, desired, problems, signal);
+    } catch (thrown) {
+      failure = thrown;
+    }
+    const observed = gatherObserved(sources, gathered, desired, problems);
+    await writeStatus(service, statusOf(observed, now()), signal);
+    if (failure !== undefined) throw failure;
+    return awaitChange();
+  }
+
+  /** The manifests, or why there can be none. */
+  function renderOrRefuse({ service, effective, platform }: Gathered): readonly Manifest[] | Verdict {
+    if (isStopped(service)) return [];
+    try {
+      return render({ service, effective, platform });
+    } catch (thrown) {
+      if (!(thrown instanceof AppError)) throw thrown;
+      return { condition: conditionTypes.presetsCombined, reason: reasons.invalidSpec, message: thrown.message };
+    }
+  }
+
+  async function apply(
+    gathered: Gathered,
+    desired: readonly Manifest[],
+    problems: Verdict[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { service } = gathered;
+    const live = (resource: Parameters<typeof gatherLive>[1], at: ObjectRef) => gatherLive(sources, resource, at);
+    const onFailure = (failed: Failure) => problems.push(problemOf(failed));
+    const owned = createOwnedClient({ client, writes, owner: service, live, onFailure });
+    const isShared = ({ kind }: Manifest) => kind === 'Gateway';
+    const results = await Promise.allSettled([
+      applySet(owned, {
+        owner: service,
+        fieldManager,
+        desired: desired.filter((manifest) => !isShared(manifest)),
+        live,
+        children: gathered.children,
+        memory,
+        signal,
+      }).then((operations) => tell(service, operations)),
+      ...desired.filter(isShared).map((manifest) => applyGateway(service, manifest, onFailure, signal)),
+    ]);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (!failed) return;
+    // A name that is taken is found before anything is written, so no write has told of it.
+    if (problems.length === 0) problems.push(takenProblem(AppError.from(failed.reason)));
+    throw failed.reason;
+  }
+
+  /** The Gateway belongs to no service. Services that come at the same time make it once. */
+  async function applyGateway(
+    service: LLMInferenceService,
+    manifest: Manifest,
+    onFailure: (failure: Failure) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const resource = resources.gateways;
+    const key = keyOf(manifest.metadata);
+    const underWay = gatewaysBeingMade.get(key);
+    if (underWay) return underWay;
+    const live = gatherLive(sources, resource, manifest.metadata);
+    if (live && findDifferences(manifest, live, fieldManager).length === 0) return;
+    const making = (async () => {
+      try {
+        writes.remember(resource, await client.apply(resource, manifest, { fieldManager, force: true }, signal));
+        tell(service, [
+          { verb: live ? 'update' : 'create', resource, ref: manifest.metadata, reason: 'it is the default Gateway' },
+        ]);
+      } catch (thrown) {
+        onFailure({ resource, manifest, error: AppError.from(thrown) });
+        throw thrown;
+      } finally {
+        gatewaysBeingMade.delete(key);
+      }
+    })();
+    gatewaysBeingMade.set(key, making);
+    return making;
+  }
+
+  async function writeStatus(
+    service: LLMInferenceService,
+    status: LLMInferenceServiceStatus,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const patch = statusPatch(service.status, status);
+    if (!patch) return;
+    const { namespace, name } = service.metadata;
+    const ref = namespace === undefined ? { name } : { namespace, name };
+    const resource = resources.llmInferenceServices;
+    try {
+      const after = await client.mergePatch(
+        resource,
+        ref,
+        { status: patch },
+        { subresource: 'status', fieldManager },
+        signal,
+      );
+      writes.remember(resource, after);
+    } catch (thrown) {
+      // Deleted meanwhile: nobody is left to tell.
+      if (hasCode(thrown, 'notFound')) return;
+      throw thrown;
+    }
+    tellReadiness(service, status);
+  }
+
+  function tell(service: LLMInferenceService, operations: readonly Operation[]): void {
+    const nameOf = ({ resource, ref }: Operation) => `${resource.kind} ${ref.name}`;
+    for (const [verb, reason] of [
+      ['create', 'Created'],
+      ['delete', 'Deleted'],
+    ] as const) {
+      const names = operations.filter((operation) => operation.verb === verb).map(nameOf);
+      if (names.length > 0) events.record(service, 'Normal', reason, `${reason} ${names.join(', ')}`);
+    }
+    for (const operation of operations.filter(({ verb }) => verb === 'update'))
+      events.record(service, 'Normal', 'Updated', `Updated ${nameOf(operation)}: ${operation.reason}`);
+  }
+
+  function tellReadiness(service: LLMInferenceService, status: LLMInferenceServiceStatus): void {
+    const readyOf = (of: LLMInferenceServiceStatus | undefined) =>
+      of?.conditions?.find(({ type }) => type === conditionTypes.ready);
+    const [before, after] = [readyOf(service.status), readyOf(status)];
+    if (before?.status === after?.status) return;
+    if (after?.status === 'True')
+      events.record(service, 'Normal', 'LLMInferenceServiceReady', `ready${status.url ? ` at ${status.url}` : ''}`);
+    else if (before?.status === 'True')
+      events.record(
+        service,
+        'Warning',
+        'LLMInferenceServiceNotReady',
+        `no longer ready: ${after?.message ?? after?.reason}`,
+      );
+  }
+
+  /** As the API server writes times. */
+  function now(): string {
+    return new Date(clock.now()).toISOString().replace(/\.\d+Z$/, 'Z');
+  }
+
+  return {
+    name: 'llm-inference-service',
+    reconcile,
+    triggers: createTriggers(sources),
+    ...(deps.workers === undefined ? {} : { workers: deps.workers }),
+  };
+}
+
+/** A write that failed, as a verdict on the part that it was for. */
+function problemOf({ resource, manifest, error }: Failure): Verdict {
+  const component = manifest.metadata.labels?.[labels.component];
+  const condition =
+    resource === resources.gateways
+      ? conditionTypes.gatewaysReady
+      : resource === resources.httpRoutes
+        ? conditionTypes.httpRoutesReady
+        : resource === resources.inferencePools || resource === resources.xInferencePools
+          ? conditionTypes.inferencePoolReady
+          : component === components.scheduler
+            ? conditionTypes.schedulerWorkloadReady
+            : component === components.workloadPrefill
+              ? conditionTypes.prefillWorkloadReady
+              : conditionTypes.mainWorkloadReady;
+  const reason = error.code === 'preconditionFailed' ? reasons.nameTaken : reasons.applyFailed;
+  return { condition, reason, message: error.message };
+}
+
+function takenProblem(error: AppError): Verdict {
+  const reason = error.code === 'preconditionFailed' ? reasons.nameTaken : reasons.applyFailed;
+  return { condition: conditionTypes.mainWorkloadReady, reason, message: error.message };
+}

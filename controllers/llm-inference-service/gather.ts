@@ -1,0 +1,147 @@
+import { defaultService } from '../../src/api/v1alpha2/defaults.ts';
+import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { KubeObject, Manifest, ObjectRef, Resource } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import type { Observed, Surroundings } from '../../src/plan/observed.ts';
+import type { Platform } from '../../src/render/input.ts';
+import { childNames } from '../../src/render/names.ts';
+import { byComponent, byOwner, type Caches } from './caches.ts';
+import type { Writes } from './writes.ts';
+
+/** The operator's settings as far as services depend on them. */
+export interface Settings {
+  readonly images: Platform['images'];
+  readonly sidecarSessions: number;
+  readonly gateway: {
+    readonly name: string;
+    readonly namespace: string;
+    /** Empty: the only accepted class. */
+    readonly className: string;
+    readonly port: number;
+  };
+}
+
+/** Everything that one reconcile decides by, read from caches. */
+export interface Gathered {
+  readonly service: LLMInferenceService;
+  readonly effective: LLMInferenceServiceSpec;
+  readonly platform: Platform;
+  readonly surroundings: Surroundings;
+  /** Live objects that the service controls. */
+  readonly children: readonly KubeObject[];
+}
+
+export interface Sources {
+  readonly caches: Caches;
+  readonly writes: Writes;
+  readonly settings: Settings;
+}
+
+/** The service as it is now, or undefined when it is gone. */
+export function gatherService({ caches, writes }: Sources, ref: ObjectRef): LLMInferenceService | undefined {
+  const cached = caches.services.store.get(ref);
+  return cached && writes.newest(resources.llmInferenceServices, ref, cached);
+}
+
+/** Reads what a service's manifests and verdicts depend on. */
+export function gather(sources: Sources, service: LLMInferenceService): Gathered {
+  const surroundings = gatherSurroundings(sources);
+  const { className, live } = surroundings.gateway;
+  const { settings, caches } = sources;
+  const account = caches.defaultAccounts.store.get({
+    namespace: service.metadata.namespace ?? 'default',
+    name: 'default',
+  });
+  return {
+    service,
+    // Presets come here; until then the spec with its defaults is what is rendered.
+    effective: defaultService(service).spec,
+    surroundings,
+    platform: {
+      images: settings.images,
+      sidecarSessions: settings.sidecarSessions,
+      served: surroundings.served,
+      gateway: {
+        name: settings.gateway.name,
+        namespace: settings.gateway.namespace,
+        port: settings.gateway.port,
+        ...(className === undefined ? {} : { className }),
+        ...(live ? { live } : {}),
+      },
+      imagePullSecrets: (account?.imagePullSecrets ?? []).flatMap(({ name }) => (name ? [name] : [])),
+    },
+    children: gatherChildren(sources, service),
+  };
+}
+
+function gatherSurroundings({ caches, writes, settings }: Sources): Surroundings {
+  const { name, namespace, className: configured } = settings.gateway;
+  const classes = caches.gatewayClasses.store.list();
+  const accepted = classes
+    .filter(({ status }) => status?.conditions?.some(({ type, status: is }) => type === 'Accepted' && is === 'True'))
+    .map(({ metadata }) => metadata.name)
+    .sort();
+  const className =
+    configured === ''
+      ? accepted.length === 1
+        ? accepted[0]
+        : undefined
+      : classes.some(({ metadata }) => metadata.name === configured)
+        ? configured
+        : undefined;
+  const live = writes.newest(resources.gateways, { namespace, name }, caches.gateways.store.get({ namespace, name }));
+  return {
+    served: {
+      gatewayApi: caches.gateways.isSynced && caches.gatewayClasses.isSynced && caches.routes.isSynced,
+      pool: caches.pools.isSynced,
+      xPool: caches.xPools.isSynced,
+    },
+    gateway: { name, namespace, ...(className === undefined ? {} : { className }), ...(live ? { live } : {}) },
+    acceptedClasses: accepted,
+    configuredClass: configured,
+  };
+}
+
+function gatherChildren({ caches, writes }: Sources, service: LLMInferenceService): readonly KubeObject[] {
+  const uid = service.metadata.uid ?? '';
+  return caches.children.flatMap(({ resource, informer }) =>
+    informer.store.byIndex(byOwner, uid).flatMap((child) => writes.newest(resource, child.metadata, child) ?? []),
+  );
+}
+
+/** A live object of a kind that is watched. */
+export function gatherLive({ caches, writes }: Sources, resource: Resource, ref: ObjectRef): KubeObject | undefined {
+  const informer =
+    resource === resources.gateways
+      ? caches.gateways
+      : caches.children.find((kept) => kept.resource === resource)?.informer;
+  return writes.newest<KubeObject>(resource, ref, informer?.store.get(ref));
+}
+
+/** What is there now of what was rendered: read after applying, so that what was just written counts. */
+export function gatherObserved(
+  sources: Sources,
+  gathered: Gathered,
+  desired: readonly Manifest[],
+  problems: NonNullable<Observed['problems']>,
+): Observed {
+  const { caches } = sources;
+  const { service } = gathered;
+  const namespace = service.metadata.namespace ?? 'default';
+  const names = childNames(service.metadata.name);
+  const live = <T>(resource: Resource, name: string, inNamespace = namespace) =>
+    gatherLive(sources, resource, { namespace: inNamespace, name }) as T | undefined;
+  return {
+    service,
+    effective: gathered.effective,
+    surroundings: gathered.surroundings,
+    desired,
+    problems,
+    deployment: (name) => live(resources.deployments, name),
+    pods: (component) => caches.pods.store.byIndex(byComponent, `${namespace}/${service.metadata.name}/${component}`),
+    gatewayOf: (inNamespace, name) => live(resources.gateways, name, inNamespace),
+    route: live(resources.httpRoutes, names.route),
+    pool: live(resources.inferencePools, names.pool),
+    xPool: live(resources.xInferencePools, names.pool),
+  };
+}

@@ -1,0 +1,40 @@
+import { pickerRules } from '../../src/render/scheduler/rbac.ts';
+import { sidecarRules } from '../../src/render/workload/rbac.ts';
+
+/** One rule of a Role or ClusterRole. */
+export interface PolicyRule {
+  readonly apiGroups: readonly string[];
+  readonly resources: readonly string[];
+  readonly verbs: readonly string[];
+  readonly resourceNames?: readonly string[];
+}
+
+const read = ['get', 'list', 'watch'] as const;
+/** Server-side apply is a patch; the first one of an object also counts as create. */
+const own = ['get', 'list', 'watch', 'create', 'patch', 'delete'] as const;
+
+/**
+ * What the controller needs in every namespace. To grant a Role one must hold what it grants, so the rules of the picker
+ * and the sidecar are here too.
+ */
+export const clusterRules: readonly PolicyRule[] = [
+  { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices'], verbs: read },
+  { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/status'], verbs: ['patch'] },
+  // ownerReferences with blockOwnerDeletion are refused without it where that admission plugin is on.
+  { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/finalizers'], verbs: ['update'] },
+  { apiGroups: [''], resources: ['services', 'serviceaccounts'], verbs: own },
+  { apiGroups: [''], resources: ['events'], verbs: ['create', 'patch'] },
+  { apiGroups: ['apps'], resources: ['deployments'], verbs: own },
+  { apiGroups: ['rbac.authorization.k8s.io'], resources: ['roles', 'rolebindings'], verbs: own },
+  { apiGroups: ['gateway.networking.k8s.io'], resources: ['gatewayclasses'], verbs: read },
+  // The default Gateway is made where it does not exist and never deleted.
+  { apiGroups: ['gateway.networking.k8s.io'], resources: ['gateways'], verbs: [...read, 'create', 'patch'] },
+  { apiGroups: ['gateway.networking.k8s.io'], resources: ['httproutes'], verbs: own },
+  {
+    apiGroups: ['inference.networking.k8s.io', 'inference.networking.x-k8s.io'],
+    resources: ['inferencepools'],
+    verbs: own,
+  },
+  ...pickerRules,
+  ...sidecarRules,
+];

@@ -1,0 +1,99 @@
+import type { Gateway } from '../../src/api/foreign/gateway-api.ts';
+import { labels } from '../../src/api/labels.ts';
+import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { Change, Informer } from '../../src/kube/informer.ts';
+import { type KubeObject, keyOf, type Resource } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { causeOf } from '../../src/plan/causes.ts';
+import { hasDefaultGateway } from '../../src/render/input.ts';
+import { ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
+import type { Sources } from './gather.ts';
+
+const owner = { group: resources.llmInferenceServices.group, kind: resources.llmInferenceServices.kind };
+
+/** Everything that wakes a service, and nothing that could not change its children or its status. */
+export function createTriggers(sources: Sources): readonly Trigger[] {
+  const { caches } = sources;
+  const all = () => caches.services.store.list();
+  const usersOf = (match: (service: LLMInferenceService) => boolean) =>
+    all()
+      .filter(match)
+      .map(({ metadata }) => metadata);
+  return [
+    triggerUnlessEcho(
+      sources,
+      resources.llmInferenceServices,
+      caches.services as unknown as Informer<KubeObject>,
+      (service) => [keyOf(service.metadata)],
+    ),
+    ...caches.children.map(({ resource, informer }) => triggerUnlessEcho(sources, resource, informer, keysOfOwner)),
+    triggerLabel(caches.pods, labels.name, { when: (before, after) => causeOf(before) !== causeOf(after) }),
+    triggerMapped(
+      caches.gateways,
+      ({ metadata }) => usersOf((service) => isUsedBy(sources, service, metadata.namespace ?? '', metadata.name)),
+      { when: (before, after) => digestOf(before) !== digestOf(after) },
+    ),
+    triggerMapped(caches.gatewayClasses, () => usersOf(({ spec }) => hasDefaultGateway(spec)), {
+      when: (before, after) => JSON.stringify(before.status?.conditions) !== JSON.stringify(after.status?.conditions),
+    }),
+    triggerMapped(
+      caches.defaultAccounts,
+      (account) => usersOf(({ metadata }) => metadata.namespace === account.metadata.namespace),
+      {
+        when: (before, after) => JSON.stringify(before.imagePullSecrets) !== JSON.stringify(after.imagePullSecrets),
+      },
+    ),
+    // Definitions that come later change what can be rendered for everyone.
+    ...caches.missing.map(
+      (informer): Trigger =>
+        (enqueue) => {
+          let isStopped = false;
+          void informer.synced.then(() => {
+            if (!isStopped) for (const service of all()) enqueue(keyOf(service.metadata));
+          });
+          return () => {
+            isStopped = true;
+          };
+        },
+    ),
+  ];
+}
+
+/** Wakes for changes that others made: what we wrote ourselves was taken into account when we wrote it. */
+function triggerUnlessEcho(
+  { writes }: Sources,
+  resource: Resource,
+  informer: Informer<KubeObject>,
+  keysOf: (object: KubeObject) => readonly string[],
+): Trigger {
+  return (enqueue) =>
+    informer.subscribe((change: Change<KubeObject>) => {
+      if (change.type === 'deleted') writes.dropped(resource, change.object);
+      else if (writes.isEcho(resource, change.object)) return;
+      if (change.type === 'updated') for (const key of keysOf(change.before)) enqueue(key);
+      for (const key of keysOf(change.object)) enqueue(key);
+    });
+}
+
+/** By owner reference, and by label should somebody have taken the reference away. */
+function keysOfOwner(child: KubeObject): readonly string[] {
+  const name = child.metadata.labels?.[labels.name];
+  const byLabel = name ? [{ namespace: child.metadata.namespace ?? '', name }] : [];
+  return [...ownersOf(child, owner), ...byLabel].map(keyOf);
+}
+
+function isUsedBy(
+  { settings }: Sources,
+  { metadata, spec }: LLMInferenceService,
+  namespace: string,
+  name: string,
+): boolean {
+  if (hasDefaultGateway(spec)) return settings.gateway.name === name && settings.gateway.namespace === namespace;
+  const refs = [...(spec.router?.gateway?.refs ?? []), ...(spec.router?.route?.http?.spec?.parentRefs ?? [])];
+  return refs.some((ref) => ref.name === name && (ref.namespace ?? metadata.namespace) === namespace);
+}
+
+/** What of a Gateway matters: not how many routes hang on it, which changes with every service. */
+function digestOf({ metadata, spec, status }: Gateway): string {
+  return JSON.stringify([metadata.labels, metadata.annotations, spec, status?.addresses, status?.conditions]);
+}

@@ -1,0 +1,159 @@
+import type { Clock } from '../../src/clock.ts';
+import { AppError } from '../../src/errors.ts';
+import { controllerOf } from '../../src/kube/apply.ts';
+import type { Client } from '../../src/kube/client.ts';
+import {
+  apiVersionOf,
+  type KubeObject,
+  keyOf,
+  type Manifest,
+  type ObjectRef,
+  type Resource,
+} from '../../src/kube/object.ts';
+
+/** How long a write is believed in while the watch has not told of it. */
+const believeMs = 15_000;
+const maxRemembered = 20_000;
+
+interface Written {
+  readonly object: KubeObject | undefined;
+  readonly uid: string | undefined;
+  readonly untilMs: number;
+}
+
+/**
+ * What was written and has not come back through the watches yet. A cache lags behind one's own writes; without this
+ * every echo of a write would find the next object missing and write it again.
+ */
+export class Writes {
+  readonly #written = new Map<string, Written>();
+  readonly #clock: Clock;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  remember(resource: Resource, object: KubeObject): void {
+    this.#put(keyFor(resource, object.metadata), { object, uid: object.metadata.uid, untilMs: this.#untilMs() });
+  }
+
+  /** The object with this uid was deleted. */
+  forget(resource: Resource, ref: ObjectRef, uid: string | undefined): void {
+    this.#put(keyFor(resource, ref), { object: undefined, uid, untilMs: this.#untilMs() });
+  }
+
+  /** The newer of what a cache has and what was written. */
+  newest<T extends KubeObject>(resource: Resource, ref: ObjectRef, cached: T | undefined): T | undefined {
+    const key = keyFor(resource, ref);
+    const written = this.#written.get(key);
+    if (!written) return cached;
+    if (this.#clock.now() > written.untilMs || (cached && isAtLeast(cached, written))) {
+      this.#written.delete(key);
+      return cached;
+    }
+    return written.object as T | undefined;
+  }
+
+  /** Whether a change that a watch tells is nothing but the echo of a write of ours. */
+  isEcho(resource: Resource, object: KubeObject): boolean {
+    const written = this.#written.get(keyFor(resource, object.metadata))?.object;
+    return written !== undefined && written.metadata.resourceVersion === object.metadata.resourceVersion;
+  }
+
+  /** A watch told that the object is gone: what was written of it counts no more. */
+  dropped(resource: Resource, object: KubeObject): void {
+    const key = keyFor(resource, object.metadata);
+    if (this.#written.get(key)?.uid === object.metadata.uid) this.#written.delete(key);
+  }
+
+  #untilMs(): number {
+    return this.#clock.now() + believeMs;
+  }
+
+  #put(key: string, written: Written): void {
+    this.#written.delete(key);
+    this.#written.set(key, written);
+    const oldest = this.#written.keys().next();
+    if (this.#written.size > maxRemembered && !oldest.done) this.#written.delete(oldest.value);
+  }
+}
+
+function keyFor(resource: Resource, ref: ObjectRef): string {
+  return `${apiVersionOf(resource)}/${resource.plural}/${keyOf(ref)}`;
+}
+
+/** Whether the cached object is the written one or a later one. Resource versions of one resource are ordered numbers. */
+function isAtLeast(cached: KubeObject, written: Written): boolean {
+  if (!written.object) return cached.metadata.uid !== written.uid;
+  const [a, b] = [cached.metadata.resourceVersion ?? '', written.object.metadata.resourceVersion ?? ''];
+  if (!/^\d+$/.test(a) || !/^\d+$/.test(b)) return a !== b;
+  return a.length !== b.length ? a.length > b.length : a >= b;
+}
+
+export interface Failure {
+  readonly resource: Resource;
+  readonly manifest: Manifest;
+  readonly error: AppError;
+}
+
+export interface OwnedClientOptions {
+  readonly client: Client;
+  readonly writes: Writes;
+  readonly owner: KubeObject;
+  /** What the caches know of an object. */
+  readonly live: (resource: Resource, ref: ObjectRef) => KubeObject | undefined;
+  /** Told of each write that failed. */
+  readonly onFailure: (failure: Failure) => void;
+}
+
+/**
+ * Applies and deletes on behalf of one service, and remembers what it wrote.
+ *
+ * Guarantees: an object that the caches do not show, because it lacks our label, is looked at before it is applied for
+ * the first time, so that nobody else's object is taken over.
+ */
+export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'apply' | 'delete'> {
+  const { client, writes, owner, live } = options;
+  return {
+    async apply<T extends KubeObject>(
+      resource: Resource,
+      object: Manifest,
+      how: Parameters<Client['apply']>[2],
+      signal?: AbortSignal,
+    ): Promise<T> {
+      try {
+        if (!live(resource, object.metadata)) await checkFree(client, resource, object, owner, signal);
+        const after = await client.apply<T>(resource, object, how, signal);
+        writes.remember(resource, after);
+        return after;
+      } catch (thrown) {
+        options.onFailure({ resource, manifest: object, error: AppError.from(thrown) });
+        throw thrown;
+      }
+    },
+    async delete(resource, ref, how, signal) {
+      await client.delete(resource, ref, how, signal);
+      writes.forget(resource, ref, how?.uid);
+    },
+  };
+}
+
+async function checkFree(
+  client: Client,
+  resource: Resource,
+  object: Manifest,
+  owner: KubeObject,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { name, namespace } = object.metadata;
+  const present = await client.get<KubeObject>(
+    resource,
+    namespace === undefined ? { name } : { namespace, name },
+    signal,
+  );
+  if (!present || controllerOf(present)?.uid === owner.metadata.uid) return;
+  throw new AppError(
+    'preconditionFailed',
+    `${resource.kind} ${keyOf(object.metadata)} exists and does not belong to this service; delete it or give the service another name`,
+  );
+}

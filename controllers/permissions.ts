@@ -1,0 +1,21 @@
+import { type PolicyRule, clusterRules as serviceRules } from './llm-inference-service/permissions.ts';
+
+export type { PolicyRule } from './llm-inference-service/permissions.ts';
+
+/** Everything that the operator may do in every namespace: the source of the chart's ClusterRole. */
+export const clusterRules = (webhookConfiguration: string): readonly PolicyRule[] => [
+  ...serviceRules,
+  // The authority that signed the webhooks' certificate is written into their configurations.
+  {
+    apiGroups: ['admissionregistration.k8s.io'],
+    resources: ['mutatingwebhookconfigurations', 'validatingwebhookconfigurations'],
+    verbs: ['get', 'list', 'watch', 'update'],
+    resourceNames: [webhookConfiguration],
+  },
+];
+
+/** What the operator may do in its own namespace: the lease of its election and the Secret of its certificate. */
+export const namespaceRules: readonly PolicyRule[] = [
+  { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['get', 'create', 'update'] },
+  { apiGroups: [''], resources: ['secrets'], verbs: ['get', 'list', 'watch', 'create', 'update'] },
+];
