@@ -1,0 +1,376 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { request } from 'undici';
+import { parse } from 'yaml';
+import { sendTurn } from '../../src/cli/commands/demo/conversation.ts';
+import type { Client } from '../../src/kube/client.ts';
+import { loadKubeConfig } from '../../src/kube/config.ts';
+import type { KubeObject, Manifest, Resource } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { createClient } from '../../src/kube/rest-client.ts';
+import { silentLogger } from '../../src/telemetry/log.ts';
+import { root } from '../cluster/control-plane.ts';
+import { processesWith, runBinary } from './cli.ts';
+
+/** The whole path on real parts: one cluster for all of these, driven as a user drives it. */
+
+interface Loose extends KubeObject {
+  readonly spec?: Record<string, unknown>;
+  readonly status?: {
+    readonly url?: string;
+    readonly podIP?: string;
+    readonly readyReplicas?: number;
+    readonly conditions?: readonly { readonly type: string; readonly status: string; readonly message?: string }[];
+    readonly containerStatuses?: readonly { readonly restartCount: number; readonly ready: boolean }[];
+  };
+}
+
+const namespace = 'default';
+const name = 'chat';
+
+describe('the whole path', () => {
+  let stateHome: string;
+  let client: Client;
+  let kubeconfig: string;
+  let url: string;
+  const env = () => ({ XDG_STATE_HOME: stateHome });
+
+  const get = (resource: Resource, objectName: string, ns = namespace) =>
+    client.get<Loose>(resource, { namespace: ns, name: objectName });
+  const pods = async (selector: string, ns = namespace) =>
+    (await client.list<Loose>(resources.pods, { namespace: ns, labelSelector: selector })).items;
+  const apply = (object: unknown, resource: Resource = resources.llmInferenceServices) =>
+    client.apply<Loose>(resource, object as Manifest, { fieldManager: 'kubectl', force: true });
+  const condition = (service: Loose | undefined, type: string) =>
+    service?.status?.conditions?.find((c) => c.type === type);
+  const eventually = async <T>(
+    what: string,
+    look: () => Promise<T | undefined | false>,
+    timeoutMs = 90_000,
+  ): Promise<T> => {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const found = await look();
+      if (found) return found;
+      if (Date.now() > deadline) throw new Error(`${what} did not come true in ${timeoutMs / 1000} s`);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  };
+  const awaitReady = (serviceName: string) =>
+    eventually(`${serviceName} Ready`, async () => {
+      const service = await get(resources.llmInferenceServices, serviceName);
+      return condition(service, 'Ready')?.status === 'True' && service;
+    });
+  const post = async (path: string, body: unknown, headers: Record<string, string> = {}) => {
+    const answer = await request(`${url}${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...headers },
+      body: typeof body === 'string' ? body : JSON.stringify(body),
+      headersTimeout: 30_000,
+      bodyTimeout: 30_000,
+    });
+    const text = await answer.body.text();
+    return {
+      status: answer.statusCode,
+      headers: answer.headers,
+      text,
+      json: () => JSON.parse(text) as Record<string, never>,
+    };
+  };
+  const chat = (content: string, more: Record<string, unknown> = {}) => ({
+    model: name,
+    max_tokens: 4,
+    messages: [{ role: 'user', content }],
+    ...more,
+  });
+
+  beforeAll(async () => {
+    stateHome = await mkdtemp(join(tmpdir(), 'signalbox-e2e-'));
+    const up = await runBinary('signalbox', ['up', '--detach', '--name', 'e2e'], {
+      timeoutMs: 15 * 60_000,
+      env: env(),
+    });
+    if (up.code !== 0) throw new Error(`${up.stdout}\n${up.stderr}`);
+    kubeconfig = join(stateHome, 'signalbox', 'e2e', 'admin.kubeconfig');
+    client = createClient(await loadKubeConfig({ path: kubeconfig }), { log: silentLogger });
+    await apply(parse(await readFile(join(root, 'config/samples/chat-prefill-decode.yaml'), 'utf8')));
+    const service = await awaitReady(name);
+    url = service.status?.url ?? '';
+  }, 16 * 60_000);
+
+  afterAll(async () => {
+    await client?.close();
+    await runBinary('signalbox', ['down', '--name', 'e2e'], { env: env() });
+    await rm(stateHome, { recursive: true, force: true });
+  }, 90_000);
+
+  it('answers a chat completion, a completion and the list of models', async () => {
+    const answer = await post('/v1/chat/completions', chat('One word, please.'));
+    expect(answer.status).toBe(200);
+    expect(answer.json()).toMatchObject({ object: 'chat.completion', model: name, usage: { completion_tokens: 4 } });
+    expect(answer.headers['x-signalbox-decode']).toMatch(/^chat-kserve-/);
+    const completion = await post('/v1/completions', { model: name, prompt: 'Once upon a time', max_tokens: 3 });
+    expect(completion.json()).toMatchObject({ object: 'text_completion', usage: { completion_tokens: 3 } });
+    const models = await request(`${url}/v1/models`);
+    expect(await models.body.json()).toMatchObject({
+      data: expect.arrayContaining([expect.objectContaining({ id: name })]),
+    });
+  }, 60_000);
+
+  it('serves the publisher path too', async () => {
+    const base = url.replace(`/${namespace}/${name}`, `/publishers/${namespace}/models/${name}`);
+    const answer = await request(`${base}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(chat('Hello', { model: `publishers/${namespace}/models/${name}` })),
+    });
+    expect(answer.statusCode).toBe(200);
+    await answer.body.dump();
+  }, 60_000);
+
+  it('streams a conversation: prefill first, then the decode pod alone', async () => {
+    const tokens: string[] = [];
+    const options = {
+      url: `${url}/v1/chat/completions`,
+      model: name,
+      maxTokens: 12,
+      signal: AbortSignal.timeout(60_000),
+    };
+    const messages = [
+      { role: 'user' as const, content: `Tell me something about routing that I asked at ${Date.now()}.` },
+    ];
+    const first = await sendTurn({ ...options, messages }, (token) => tokens.push(token));
+    const second = await sendTurn(
+      {
+        ...options,
+        messages: [...messages, { role: 'assistant', content: first.text }, { role: 'user', content: 'And more?' }],
+      },
+      () => {},
+    );
+    expect(tokens.length).toBeGreaterThan(3);
+    expect(first.prefill).toMatch(/^127\./);
+    expect(second.prefill).toBe('none');
+    expect(second.decode).toBe(first.decode);
+    expect(second.usage?.cachedTokens).toBeGreaterThan((first.usage?.promptTokens ?? 0) / 2);
+  }, 60_000);
+
+  it.each([
+    ['malformed JSON', '{"model":', 400, /not valid JSON/],
+    ['a body that is no object', '[1]', 400, /JSON object/],
+    ['an unknown model', JSON.stringify({ model: 'other', messages: [{ role: 'user', content: 'x' }] }), 404, /other/],
+    ['no messages', JSON.stringify({ model: 'chat', messages: [] }), 400, /messages/],
+  ])(
+    'answers %s with an OpenAI error',
+    async (_what, body, status, text) => {
+      const answer = await post('/v1/chat/completions', body);
+      expect(answer.status).toBe(status);
+      expect(answer.json()).toMatchObject({ error: { message: expect.stringMatching(text), code: status } });
+    },
+    60_000,
+  );
+
+  it('refuses an invalid service at admission, naming the field', async () => {
+    const service = {
+      apiVersion: 'serving.kserve.io/v1alpha2',
+      kind: 'LLMInferenceService',
+      metadata: { name: 'bad', namespace },
+    };
+    await expect(apply({ ...service, spec: { model: { uri: 's3://bucket/model' } } })).rejects.toThrow(
+      /spec\.model\.uri/,
+    );
+    await expect(
+      apply({
+        ...service,
+        spec: { model: { uri: 'hf://a/b' }, worker: { containers: [] }, parallelism: { data: 2, dataLocal: 1 } },
+      }),
+    ).rejects.toThrow(/spec\.(worker|parallelism).*not supported yet/s);
+    expect(await get(resources.llmInferenceServices, 'bad')).toBeUndefined();
+  }, 60_000);
+
+  it('injects the sidecar into decode pods once, and into no other', async () => {
+    const decode = await pods(`app.kubernetes.io/name=${name},llm-d.ai/role=decode`);
+    expect(decode).toHaveLength(2);
+    for (const pod of decode) {
+      const spec = pod.spec as { initContainers: { name: string; restartPolicy: string; args: string[] }[] };
+      expect(spec.initContainers.filter((c) => c.name === 'llm-d-routing-sidecar')).toHaveLength(1);
+      expect(spec.initContainers[0]).toMatchObject({ restartPolicy: 'Always' });
+      expect(spec.initContainers[0]?.args).toEqual(
+        expect.arrayContaining(['--port=8000', '--decoder-port=8001', '--connector=nixlv2']),
+      );
+    }
+    const [prefill] = await pods(`app.kubernetes.io/name=${name},llm-d.ai/role=prefill`);
+    expect(prefill?.spec).toBeDefined();
+    expect(prefill?.spec).not.toHaveProperty('initContainers');
+  }, 60_000);
+
+  it('answers although the prefill pod is dead, and uses the next one', async () => {
+    const [prefill] = await pods(`app.kubernetes.io/name=${name},llm-d.ai/role=prefill`);
+    if (!prefill) throw new Error('no prefill pod');
+    await client.delete(resources.pods, prefill.metadata as { namespace: string; name: string }, {
+      gracePeriodSeconds: 0,
+    });
+    for (let i = 0; i < 5; i++) {
+      const answer = await post('/v1/chat/completions', chat(`While prefill is gone ${i} ${Date.now()}`));
+      expect(answer.status).toBe(200);
+    }
+    await eventually('a prefill pod is used again', async () => {
+      const answer = await post('/v1/chat/completions', chat(`Prefill is back ${Date.now()}`));
+      return String(answer.headers['x-signalbox-prefill']).startsWith('127.');
+    });
+  }, 120_000);
+
+  it('repairs drift on what it owns', async () => {
+    await client.delete(resources.services, { namespace, name: 'chat-kserve-prefill-svc' });
+    await eventually('the Service is back', () => get(resources.services, 'chat-kserve-prefill-svc'));
+    await client.mergePatch(
+      resources.deployments,
+      { namespace, name: 'chat-kserve-prefill' },
+      { spec: { replicas: 0 } },
+    );
+    await eventually(
+      'replicas are 1 again',
+      async () => (await get(resources.deployments, 'chat-kserve-prefill'))?.spec?.replicas === 1,
+    );
+    await client.mergePatch(resources.roles, { namespace, name: 'chat-epp-role' }, { rules: [] });
+    await eventually('the rules are back', async () => {
+      const role = (await get(resources.roles, 'chat-epp-role')) as unknown as { rules?: unknown[] };
+      return (role.rules?.length ?? 0) > 0;
+    });
+    await awaitReady(name);
+  }, 120_000);
+
+  it('loses and repeats nothing when the operator is killed', async () => {
+    const children = async () => {
+      const kinds = [
+        resources.deployments,
+        resources.services,
+        resources.inferencePools,
+        resources.httpRoutes,
+        resources.roles,
+      ];
+      const lists = await Promise.all(kinds.map((kind) => client.list<Loose>(kind, { namespace })));
+      return lists
+        .flatMap((list) =>
+          list.items.map((o) => `${o.kind}/${o.metadata.name} ${o.metadata.uid} ${o.metadata.generation ?? ''}`),
+        )
+        .sort();
+    };
+    const before = await children();
+    const [operator] = await pods('app.kubernetes.io/component=operator', 'signalbox-system');
+    const restarts = operator?.status?.containerStatuses?.[0]?.restartCount ?? 0;
+    const [line] = (await processesWith('operator.mjs')).filter((text) => text.includes('--webhook-port'));
+    process.kill(Number(line?.trim().split(/\s+/)[0]), 'SIGKILL');
+    await eventually('the operator is back', async () => {
+      const [pod] = await pods('app.kubernetes.io/component=operator', 'signalbox-system');
+      const status = pod?.status?.containerStatuses?.[0];
+      return status !== undefined && status.restartCount > restarts && status.ready;
+    });
+    await apply({
+      apiVersion: 'serving.kserve.io/v1alpha2',
+      kind: 'LLMInferenceService',
+      metadata: { name: 'after', namespace },
+      spec: { model: { uri: 'hf://Qwen/Qwen2.5-0.5B-Instruct' } },
+    });
+    await awaitReady('after');
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'after' });
+    await eventually(
+      'its children are gone',
+      async () => (await get(resources.deployments, 'after-kserve')) === undefined,
+    );
+    await eventually('nothing else has changed', async () => {
+      const now = await children();
+      return JSON.stringify(now) === JSON.stringify(before);
+    });
+    expect((await post('/v1/chat/completions', chat('Still there?'))).status).toBe(200);
+  }, 180_000);
+
+  it('says what a pod waits for', async () => {
+    await apply({
+      apiVersion: 'serving.kserve.io/v1alpha2',
+      kind: 'LLMInferenceService',
+      metadata: { name: 'huge', namespace },
+      spec: {
+        model: { uri: 'hf://Qwen/Qwen2.5-72B-Instruct' },
+        template: { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '64' } } }] },
+      },
+    });
+    const message = await eventually('the condition names the GPU', async () => {
+      const ready = condition(await get(resources.llmInferenceServices, 'huge'), 'Ready');
+      return ready?.status === 'False' && ready.message?.includes('nvidia.com/gpu') && ready.message;
+    });
+    expect(message).toContain('Insufficient nvidia.com/gpu');
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'huge' });
+
+    await apply({
+      apiVersion: 'serving.kserve.io/v1alpha2',
+      kind: 'LLMInferenceService',
+      metadata: { name: 'typo', namespace },
+      spec: {
+        model: { uri: 'hf://Qwen/Qwen2.5-0.5B-Instruct' },
+        template: { containers: [{ name: 'main', image: 'nobody/knows:this' }] },
+      },
+    });
+    await eventually('the condition names the image', async () => {
+      const ready = condition(await get(resources.llmInferenceServices, 'typo'), 'Ready');
+      return ready?.status === 'False' && /nobody\/knows:this|ErrImagePull|ImagePullBackOff/.test(ready.message ?? '');
+    });
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'typo' });
+  }, 120_000);
+
+  it('answers 503 when there is no decode pod, and serves again when there is', async () => {
+    const service = parse(await readFile(join(root, 'config/samples/chat-prefill-decode.yaml'), 'utf8'));
+    await apply({ ...service, spec: { ...service.spec, replicas: 0 } });
+    await eventually(
+      'no decode pod',
+      async () => (await pods(`app.kubernetes.io/name=${name},llm-d.ai/role=decode`)).length === 0,
+    );
+    await eventually('503', async () => {
+      const answer = await post('/v1/chat/completions', chat('Anyone?'));
+      return answer.status === 503 && answer.json().error;
+    });
+    await apply(service);
+    await eventually('200', async () => (await post('/v1/chat/completions', chat('Back?'))).status === 200);
+  }, 180_000);
+
+  it('shows status and logs, and says what is wrong with a command line', async () => {
+    const status = await runBinary('signalbox', ['status'], { env: env() });
+    expect(status.stdout).toMatch(/e2e\s+ready/);
+    expect(status.stdout).toMatch(/default\s+chat\s+http/);
+    const [decode] = await pods(`app.kubernetes.io/name=${name},llm-d.ai/role=prefill`);
+    const logs = await runBinary('signalbox', ['logs', decode?.metadata.name ?? '', '--name', 'e2e', '-c', 'main'], {
+      env: env(),
+    });
+    expect(logs.code).toBe(0);
+    expect(logs.stdout.length).toBeGreaterThan(0);
+    for (const [args, text] of [
+      [['frob'], /unknown command 'frob'/],
+      [['up', '--nmae', 'x'], /--nmae/],
+      [['up', '--name', 'e2e'], /is up already/],
+      [['up', '--name', 'Bad_Name'], /--name Bad_Name/],
+      [['up', '--name', 'x', '--gpus', 'many'], /--gpus many/],
+    ] as const) {
+      const refused = await runBinary('signalbox', args, { env: env() });
+      expect(refused.code).toBe(2);
+      expect(refused.stderr.trimEnd().split('\n')).toHaveLength(1);
+      expect(refused.stderr).toMatch(text);
+    }
+  }, 60_000);
+});
+
+describe.each(['signalbox-operator', 'signalbox-epp', 'signalbox-sidecar', 'signalbox-sim', 'signalbox'])(
+  '%s',
+  (binary) => {
+    it('has a help page and refuses unknown flags with exit code 2 and one line', async () => {
+      const help = await runBinary(binary, ['--help']);
+      expect(help.code).toBe(0);
+      expect(help.stdout).toContain(binary);
+      if (binary === 'signalbox-sim') return; // vLLM's flags are many: unknown ones are named in a warning.
+      const refused = await runBinary(binary, ['--no-such-flag']);
+      expect(refused.code).toBe(2);
+      expect(refused.stderr.trimEnd().split('\n')).toHaveLength(1);
+      expect(refused.stderr).toContain('--no-such-flag');
+    }, 30_000);
+  },
+);
