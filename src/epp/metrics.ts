@@ -138,6 +138,8 @@ export class EppTelemetry {
         misses: this.#misses.labels(name),
         latest: undefined,
       };
+      // Present from the first run on, so that a rate over them has a start.
+      for (const counting of [profile.selected, profile.rejected, profile.hits, profile.misses]) counting.inc(0);
       this.#profiles.set(name, profile);
     }
     return profile;
