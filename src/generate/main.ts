@@ -1,15 +1,9 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { messageOf } from '../errors.ts';
-import { chartWebhooks } from './chart.ts';
-import { configReference } from './config-reference.ts';
-import { crds } from './crds.ts';
-import type { Generator } from './generator.ts';
-import { helmSchema } from './helm-schema.ts';
-import { installManifests } from './install-manifest.ts';
+import { generators } from './generators.ts';
 
-/** Every generator, in order: the install manifests are rendered from a chart that is complete. */
-const generators: readonly Generator[] = [crds, configReference, chartWebhooks, helmSchema, installManifests];
+/** `make generate` and, with --check, `make verify`. */
 
 const root = join(import.meta.dirname, '..', '..');
 

@@ -82,7 +82,8 @@ const table: readonly Row[] = [
 ];
 
 /** What generate may read beside its row: what is declared there is what it writes down. */
-const declarations = /^(controllers\/[^/]+\/permissions|controllers\/config|src\/[^/]+\/config)\.ts$/;
+const declarations =
+  /^(controllers\/[^/]+\/permissions|controllers\/permissions|controllers\/config|src\/[^/]+\/config)\.ts$/;
 
 interface Import {
   readonly from: string;

@@ -1,0 +1,17 @@
+import { chartWebhooks } from './chart.ts';
+import { configReference } from './config-reference.ts';
+import { crds } from './crds.ts';
+import type { Generator } from './generator.ts';
+import { helmSchema } from './helm-schema.ts';
+import { installManifests } from './install-manifest.ts';
+import { rbac } from './rbac.ts';
+
+/** Every generator, in order: the install manifests are rendered from a chart that is complete. */
+export const generators: readonly Generator[] = [
+  crds,
+  rbac,
+  configReference,
+  chartWebhooks,
+  helmSchema,
+  installManifests,
+];
