@@ -97,7 +97,9 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
       // A picker that does not answer is told by the access log, once per request.
       '--component-log-level',
       'ext_proc:error',
-      // Streams that are being drained may take as long as they need.
+      // The connections of a listener that goes end with their next answer; running streams take what they need.
+      '--drain-strategy',
+      'immediate',
       '--drain-time-s',
       '3600',
     ],
