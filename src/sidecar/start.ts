@@ -175,10 +175,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   let certificateWatch: { close(): void } | undefined;
   let server: Server | TlsServer;
   if (config.isSecure && config.certPath !== undefined) {
-    const tls = createTlsServer(
-      { ...serverOptions, ...readServingCertificate(config.certPath), minVersion: 'TLSv1.2' },
-      listener,
-    );
+    const tls = createTls(config.certPath, serverOptions, listener);
     certificateWatch = watchServingCertificate(config.certPath, tls, log);
     server = tls;
   } else server = createServer(serverOptions, listener);
@@ -238,6 +235,17 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       });
     },
   };
+}
+
+function createTls(dir: string, options: object, listener: RequestListener): TlsServer {
+  const certificate = readServingCertificate(dir);
+  try {
+    return createTlsServer({ ...options, ...certificate, minVersion: 'TLSv1.2' }, listener);
+  } catch (thrown) {
+    throw new AppError('usage', `--cert-path: tls.crt and tls.key in ${dir} cannot be used: ${messageOf(thrown)}`, {
+      cause: thrown,
+    });
+  }
 }
 
 function sendText(res: ServerResponse, status: number, text: string): void {
