@@ -166,12 +166,13 @@ export function startInformer<T extends KubeObject>(
       try {
         await run();
       } catch (thrown) {
-        connection?.close();
-        connection = undefined;
         if (closing.signal.aborted) return;
         // Nothing above throws by design (an index function might): start over with a list rather than stand still.
         log.error({ err: thrown }, 'the informer failed; starting over');
         await clock.sleep(1_000, closing.signal).catch(() => {});
+      } finally {
+        connection?.close();
+        connection = undefined;
       }
     }
   };
