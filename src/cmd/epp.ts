@@ -1,9 +1,12 @@
+import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { parseEppArgs } from '../epp/config.ts';
+import { hostname } from 'node:os';
+import { type EppConfig, parseEppArgs } from '../epp/config.ts';
 import type { Watches } from '../epp/datalayer/pool-source.ts';
 import { parsePickerConfig } from '../epp/picker-config.ts';
-import { startEpp } from '../epp/start.ts';
+import { type EppDeps, startEpp } from '../epp/start.ts';
 import { AppError, messageOf } from '../errors.ts';
+import type { LeaderElection } from '../kube/leader-election.ts';
 import type { KubeObject } from '../kube/object.ts';
 import { createLogger, type Logger, type LogLevel } from '../telemetry/log.ts';
 
@@ -27,9 +30,9 @@ async function main(): Promise<number> {
   process.on('SIGINT', stop);
 
   const needsKubernetes = picker.fileDiscovery === undefined || config.leaderElection;
-  const kube = needsKubernetes ? await connect(config.kubeconfig, log) : undefined;
+  const kube = needsKubernetes ? await connect(config, log) : undefined;
   try {
-    const epp = await startEpp(config, picker, { log, ...(kube === undefined ? {} : { watches: kube.watches }) });
+    const epp = await startEpp(config, picker, { log, ...kube?.deps });
     if (!stopped.signal.aborted) {
       await new Promise((resolve) => stopped.signal.addEventListener('abort', resolve, { once: true }));
     }
@@ -41,26 +44,63 @@ async function main(): Promise<number> {
   return 0;
 }
 
+interface Kube {
+  readonly deps: Required<Pick<EppDeps, 'watches' | 'elect'>>;
+  close(): Promise<void>;
+}
+
 /** Loaded only when it is needed: file discovery runs without it. */
-async function connect(
-  kubeconfig: string,
-  log: Logger,
-): Promise<{ readonly watches: Watches; close(): Promise<void> }> {
-  const [{ loadKubeConfig }, { createClient }, { startInformer }] = await Promise.all([
+async function connect(config: EppConfig, log: Logger): Promise<Kube> {
+  const [{ loadKubeConfig }, { createClient }, { startInformer }, { startLeaderElection }] = await Promise.all([
     import('../kube/config.ts'),
     import('../kube/rest-client.ts'),
     import('../kube/informer.ts'),
+    import('../kube/leader-election.ts'),
   ]);
+  const { kubeconfig, poolNamespace: namespace, poolName, podName } = config;
   const client = createClient(await loadKubeConfig(kubeconfig === '' ? {} : { path: kubeconfig }), { log });
-  return {
-    watches: {
-      watch: <T extends KubeObject>(
-        resource: Parameters<Watches['watch']>[0],
-        options: Parameters<Watches['watch']>[1],
-      ) => startInformer<T>(client, resource, options, { log }),
-    },
-    close: () => client.close(),
+  const watches: Watches = {
+    watch: <T extends KubeObject>(
+      resource: Parameters<Watches['watch']>[0],
+      options: Parameters<Watches['watch']>[1],
+    ) => startInformer<T>(client, resource, options, { log }),
   };
+  const elect: Kube['deps']['elect'] = (onChange) => {
+    let isClosed = false;
+    const enter = (): LeaderElection => {
+      const election = startLeaderElection(
+        client,
+        {
+          lease: { namespace, name: `epp-${namespace}-${poolName}.llm-d.ai` },
+          identity: `${podName === '' ? hostname() : podName}_${randomUUID()}`,
+          // A picker that lost its lease only has to stop being ready: it stands for election again.
+          onLost: (reason) => {
+            log.warn({ reason }, 'no longer the leader');
+            onChange(false);
+            if (!isClosed) current = enter();
+          },
+        },
+        { log },
+      );
+      election.leading.then(
+        () => {
+          if (isClosed) return;
+          log.info('leading');
+          onChange(true);
+        },
+        () => {},
+      );
+      return election;
+    };
+    let current = enter();
+    return {
+      close: () => {
+        isClosed = true;
+        return current.close();
+      },
+    };
+  };
+  return { deps: { watches, elect }, close: () => client.close() };
 }
 
 async function read(path: string): Promise<string> {

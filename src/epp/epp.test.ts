@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import http2 from 'node:http2';
 import { createConnection } from 'node:net';
@@ -11,6 +11,7 @@ import protobuf from 'protobufjs';
 import { systemClock } from '../clock.ts';
 import { silentLogger } from '../telemetry/log.ts';
 import { parseEppArgs } from './config.ts';
+import { parseEndpointsFile } from './datalayer/file-source.ts';
 import { usageInTail } from './director.ts';
 import { Scheduler } from './framework/scheduler.ts';
 import { buildScheduler, parsePickerConfig } from './picker-config.ts';
@@ -629,6 +630,19 @@ schedulingProfiles: [{name: d, plugins: [{pluginRef: prefix-cache-scorer, weight
     const { parts, warnings } = build(old);
     expect(parts.producers).toHaveLength(1);
     expect(warnings.join()).toMatch(/belong to approx-prefix-cache-producer/);
+  });
+
+  it('builds every configuration that is shipped', () => {
+    const folder = new URL('../../config/epp/', import.meta.url);
+    const files = readdirSync(folder).filter((name) => name.endsWith('.yaml') && name !== 'endpoints.yaml');
+    expect(files.length).toBeGreaterThanOrEqual(5);
+    for (const name of files) expect(build(readFileSync(new URL(name, folder), 'utf8')).warnings).toEqual([]);
+    const endpoints = parseEndpointsFile(
+      readFileSync(new URL('endpoints.yaml', folder), 'utf8'),
+      'endpoints.yaml',
+      'ns',
+    );
+    expect(endpoints).toHaveLength(2);
   });
 
   it.each([

@@ -8,6 +8,7 @@ import { engines } from './datalayer/engines.ts';
 import { startFileSource } from './datalayer/file-source.ts';
 import { poolResources, startPoolSource, startSelectorSource, type Watches } from './datalayer/pool-source.ts';
 import { type Scraper, startScraper } from './datalayer/scraper.ts';
+import { createTurnClock } from './datalayer/turn-clock.ts';
 import { createDirector } from './director.ts';
 import { makeCertificate, readCertificate } from './extproc/certificate.ts';
 import { type GrpcServer, startGrpcServer } from './extproc/grpc.ts';
@@ -47,7 +48,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
   const clock = deps.clock ?? systemClock;
   const random = deps.random ?? Math.random;
   const address = config.podAddress === '' ? undefined : config.podAddress;
-  const datastore = new Datastore(clock, config.metricsStalenessThreshold);
+  const datastore = new Datastore(createTurnClock(clock), config.metricsStalenessThreshold);
   let server: GrpcServer | undefined;
   let telemetry: EppTelemetry | undefined;
   const built = buildScheduler(picker, {
@@ -111,7 +112,8 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       ...(tls === undefined ? {} : { tls: { ...tls, minVersion } }),
     });
     server = started;
-    closers.push(() => started.close(config.drainTimeout));
+    // If a later part cannot start there is nothing to drain; once all run, the drain below comes before their end.
+    closers.push(() => started.close());
     if (config.secureServing && config.certPath !== '' && config.enableCertReload) {
       const watcher = followCertificate(config.certPath, started, log);
       closers.push(() => watcher.close());
@@ -140,6 +142,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       });
       closers.push(() => scraper.close());
     }
+    closers.push(() => started.close(config.drainTimeout));
     if (config.leaderElection) {
       if (deps.elect === undefined) {
         throw new AppError('usage', '--ha-enable-leader-election needs Kubernetes; without it leave the flag out');

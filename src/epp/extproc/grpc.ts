@@ -47,9 +47,14 @@ export interface GrpcServer {
   readonly calls: number;
   /** New certificates for connections from now on. */
   setTls(pair: TlsPair): void;
-  /** Takes no new calls, waits up to `drainMs` for the open ones, then cuts them. */
+  /**
+   * Serves on until there was no call for 300 ms, then takes no new ones; what is left after `drainMs` is cut.
+   */
   close(drainMs?: number): Promise<void>;
 }
+
+/** Without a call for so long, the gateways have gone elsewhere. */
+const quietMs = 300;
 
 const grpcStatus = { internal: 13, unimplemented: 12, resourceExhausted: 8 } as const;
 
@@ -66,6 +71,8 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
   const server = secure ?? http2.createServer(settings);
   const sessions = new Set<http2.ServerHttp2Session>();
   let calls = 0;
+  let total = 0;
+  let seenTotal = 0;
   let onIdle: (() => void) | undefined;
   const report = options.onError ?? (() => {});
 
@@ -79,6 +86,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
   if (secure) secure.on('tlsClientError', report);
   server.on('stream', (stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) => {
     calls++;
+    total++;
     stream.once('close', () => {
       calls--;
       if (calls === 0) onIdle?.();
@@ -102,14 +110,23 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     },
     setTls: (pair) => secure?.setSecureContext({ ...pair }),
     close: async (drainMs = 0) => {
+      const deadline = performance.now() + drainMs;
+      // Gateways hear late that this picker is going: it serves on until they have gone quiet.
+      let quietSince = performance.now();
+      while (drainMs > 0 && performance.now() < deadline && performance.now() - quietSince < quietMs) {
+        if (calls > 0 || total !== seenTotal) quietSince = performance.now();
+        seenTotal = total;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       // Says GOAWAY; open streams go on.
       for (const session of sessions) session.close();
-      if (calls > 0 && drainMs > 0) {
+      const left = deadline - performance.now();
+      if (calls > 0 && left > 0) {
         let timer: NodeJS.Timeout | undefined;
         await new Promise<void>((resolve) => {
           onIdle = resolve;
-          timer = setTimeout(resolve, drainMs);
+          timer = setTimeout(resolve, left);
         });
         clearTimeout(timer);
       }
