@@ -10,6 +10,7 @@ import {
   type ObjectRef,
   type Resource,
 } from '../../src/kube/object.ts';
+import { hasCode } from '../../src/kube/status-error.ts';
 
 /** How long a write is believed in while the watch has not told of it. */
 const believeMs = 15_000;
@@ -106,14 +107,46 @@ export interface OwnedClientOptions {
   readonly onFailure: (failure: Failure) => void;
 }
 
+/** What is applied at the same time but not before: a binding needs its role, a pod its account and what that may do. */
+const waitsFor: Readonly<Record<string, readonly string[]>> = {
+  RoleBinding: ['Role'],
+  Deployment: ['ServiceAccount', 'RoleBinding'],
+};
+
 /**
- * Applies and deletes on behalf of one service, and remembers what it wrote.
+ * Applies and deletes on behalf of one service, and remembers what it wrote. Calls may be made all at once, in the order of
+ * the manifests.
  *
  * Guarantees: an object that the caches do not show, because it lacks our label, is looked at before it is applied for
  * the first time, so that nobody else's object is taken over.
  */
 export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'apply' | 'delete'> {
   const { client, writes, owner, live } = options;
+  const underWay: { readonly kind: string; readonly done: Promise<unknown> }[] = [];
+
+  async function applyOne<T extends KubeObject>(
+    resource: Resource,
+    object: Manifest,
+    how: Parameters<Client['apply']>[2],
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
+    const present = live(resource, object.metadata);
+    if (!present) await checkFree(client, resource, object, owner, signal);
+    const after = await client.apply<T>(resource, object, how, signal).catch(async (thrown: unknown) => {
+      // A list element of another hand can stand in the way of ours, as a port of the same name does, and an apply
+      // leaves it there. Lists are then put back as a whole.
+      if (!present || !hasCode(thrown, 'invalid')) throw thrown;
+      const { apiVersion: _a, kind: _k, metadata: _m, status: _s, ...body } = object;
+      const { fieldManager } = how;
+      await client.mergePatch(resource, refOf(object), body, { fieldManager }, signal).catch(() => {
+        throw thrown;
+      });
+      return client.apply<T>(resource, object, how, signal);
+    });
+    writes.remember(resource, after);
+    return after;
+  }
+
   return {
     async apply<T extends KubeObject>(
       resource: Resource,
@@ -121,11 +154,14 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
       how: Parameters<Client['apply']>[2],
       signal?: AbortSignal,
     ): Promise<T> {
+      const first = (waitsFor[object.kind] ?? []).flatMap((kind) => underWay.filter((other) => other.kind === kind));
+      const work = (async () => {
+        await Promise.allSettled(first.map(({ done }) => done));
+        return applyOne<T>(resource, object, how, signal);
+      })();
+      underWay.push({ kind: object.kind, done: work });
       try {
-        if (!live(resource, object.metadata)) await checkFree(client, resource, object, owner, signal);
-        const after = await client.apply<T>(resource, object, how, signal);
-        writes.remember(resource, after);
-        return after;
+        return await work;
       } catch (thrown) {
         options.onFailure({ resource, manifest: object, error: AppError.from(thrown) });
         throw thrown;
@@ -138,6 +174,10 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
   };
 }
 
+function refOf({ metadata: { name, namespace } }: KubeObject): ObjectRef {
+  return namespace === undefined ? { name } : { namespace, name };
+}
+
 async function checkFree(
   client: Client,
   resource: Resource,
@@ -145,12 +185,7 @@ async function checkFree(
   owner: KubeObject,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { name, namespace } = object.metadata;
-  const present = await client.get<KubeObject>(
-    resource,
-    namespace === undefined ? { name } : { namespace, name },
-    signal,
-  );
+  const present = await client.get<KubeObject>(resource, refOf(object), signal);
   if (!present || controllerOf(present)?.uid === owner.metadata.uid) return;
   throw new AppError(
     'preconditionFailed',
