@@ -427,6 +427,34 @@ describe('inference pools', () => {
     }
   });
 
+  it('notices within a second that a picker died, and that it is back', async () => {
+    const address = `${network}.3.9`;
+    const model = `${network}.2.2:8000`;
+    await apply(input(rules('dead-open')));
+    const destinationOf = async () => {
+      const answer = await call('/app/m/v1/x', { body: '{}' });
+      return answer.status === 200
+        ? (answer.echo.headers['x-gateway-destination-endpoint'] ?? 'fallback')
+        : answer.status;
+    };
+    const settlesOn = async (wanted: string) => {
+      const deadline = Date.now() + 1000;
+      let got = await destinationOf();
+      while (got !== wanted && Date.now() < deadline) {
+        await new Promise((resolve) => setTimeout(resolve, 25));
+        got = await destinationOf();
+      }
+      return got;
+    };
+    expect(await destinationOf()).toBe('fallback');
+    for (let round = 0; round < 2; round++) {
+      const picker = await startTestPicker(address, 9002, () => model);
+      expect(await settlesOn(model)).toBe(model);
+      picker.close();
+      expect(await settlesOn('fallback')).toBe('fallback');
+    }
+  });
+
   it('asks the right picker of each weighted pool, and none for a Service beside it', async () => {
     destination = `${network}.2.2:8000`;
     await apply(input([{ backendRefs: [poolRef('open'), poolRef('other'), { name: 'web2', port: 80, weight: 1 }] }]));

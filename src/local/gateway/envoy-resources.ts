@@ -68,7 +68,8 @@ export function renderPodCluster(
  * connecting. So a dead picker must be known before the request comes: no healthy host fails at once.
  */
 const pickerHealth: JsonObject = {
-  common_lb_config: { healthy_panic_threshold: { value: 0 } },
+  // Workers learn of a change at once rather than within a second.
+  common_lb_config: { healthy_panic_threshold: { value: 0 }, update_merge_window: '0s' },
   health_checks: [
     {
       timeout: '1s',
