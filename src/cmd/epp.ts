@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { hash, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { type EppConfig, parseEppArgs } from '../epp/config.ts';
@@ -57,7 +57,9 @@ async function connect(config: EppConfig, log: Logger): Promise<Kube> {
     import('../kube/informer.ts'),
     import('../kube/leader-election.ts'),
   ]);
-  const { kubeconfig, poolNamespace: namespace, poolName, podName } = config;
+  const { kubeconfig, poolNamespace: namespace, podName, endpointSelector } = config;
+  // Replicas without a pool are those with the same selector; its text is no name, its hash is.
+  const group = config.poolName === '' ? hash('sha256', endpointSelector).slice(0, 16) : config.poolName;
   const client = createClient(await loadKubeConfig(kubeconfig === '' ? {} : { path: kubeconfig }), { log });
   const watches: Watches = {
     watch: <T extends KubeObject>(
@@ -71,7 +73,7 @@ async function connect(config: EppConfig, log: Logger): Promise<Kube> {
       const election = startLeaderElection(
         client,
         {
-          lease: { namespace, name: `epp-${namespace}-${poolName}.llm-d.ai` },
+          lease: { namespace, name: `epp-${namespace}-${group}.llm-d.ai` },
           identity: `${podName === '' ? hostname() : podName}_${randomUUID()}`,
           // A picker that lost its lease only has to stop being ready: it stands for election again.
           onLost: (reason) => {

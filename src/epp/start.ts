@@ -58,7 +58,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
   });
   telemetry = new EppTelemetry({
-    poolName: config.poolName,
+    poolName: config.poolName === '' ? config.endpointSelector : config.poolName,
     datastore,
     openStreams: () => server?.calls ?? 0,
     handler: built.handler,
