@@ -200,7 +200,8 @@ function workloadFinding(observed: Observed, type: ConditionType, desired: Manif
   const isComplete = (status.updatedReplicas ?? 0) >= wanted && (status.replicas ?? 0) <= (status.updatedReplicas ?? 0);
   const isAvailable = conditionOf(live, 'Available')?.status === 'True';
   if (!failed && isCurrent && isComplete && isAvailable) return success(type);
-  const isRolling = !isCurrent || (status.replicas ?? 0) > (status.updatedReplicas ?? 0);
+  const isRolling =
+    (status.observedGeneration !== undefined && !isCurrent) || (status.replicas ?? 0) > (status.updatedReplicas ?? 0);
   const counted = isRolling
     ? `a rollout is under way: ${status.updatedReplicas ?? 0} of ${wanted} pods are of the current spec`
     : `${status.availableReplicas ?? 0} of ${wanted} pods are ready`;
