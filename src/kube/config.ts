@@ -42,7 +42,6 @@ const tokenMaxAgeMs = 60_000;
 
 /**
  * Finds the API server: `path`, then KUBECONFIG, then the pod's service account, then ~/.kube/config.
- * SIGNALBOX_SERVICE_ACCOUNT_DIR says where the service account is when it cannot be mounted at its usual place.
  * Errors: `usage`, naming the file and field that is wrong or, when nothing was found, every place that was tried.
  */
 export async function loadKubeConfig(options: KubeConfigOptions = {}): Promise<ConnectionSettings> {
@@ -50,7 +49,7 @@ export async function loadKubeConfig(options: KubeConfigOptions = {}): Promise<C
   const env = options.env ?? process.env;
   const path = options.path || env.KUBECONFIG;
   if (path) return fromFiles(path.split(delimiter).filter(Boolean), options.context);
-  const dir = options.serviceAccountDir ?? env.SIGNALBOX_SERVICE_ACCOUNT_DIR ?? defaultServiceAccountDir;
+  const dir = options.serviceAccountDir ?? defaultServiceAccountDir;
   const host = env.KUBERNETES_SERVICE_HOST;
   if (host && (await exists(join(dir, 'token')))) {
     return fromServiceAccount(dir, host, env.KUBERNETES_SERVICE_PORT ?? '443');
