@@ -1,15 +1,17 @@
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { systemClock } from '../../clock.ts';
 import { createImageTable, parseRepository } from '../images.ts';
 import { createAddressAllocator, reserveLoopbackNetworks } from './address.ts';
 import { writeAtomicDir } from './atomic-dir.ts';
+import { boundLog, containerLogPath, readTail } from './container-log.ts';
 import { type EnvSources, expandVariables, resolveEnv } from './env.ts';
 import { createPathReplacer, resolveSubPath } from './mount-paths.ts';
 import type { Container, Pod, Volume } from './pod-spec.ts';
@@ -367,6 +369,28 @@ describe('probes', () => {
     expect(await ask('other')).toEqual({ ok: false, message: 'service unhealthy (responded with "NOT_SERVING")' });
     server.forceShutdown();
     expect((await ask('good')).ok).toBe(false);
+  });
+});
+
+describe('logs', () => {
+  it('keep their newest part when they grow too long, while the process goes on writing', async () => {
+    const log = containerLogPath(dir, 'shop', 'web-1', 'main');
+    expect(log).toBe(join(dir, 'logs', 'shop_web-1_main.log'));
+    await mkdir(join(dir, 'logs'), { recursive: true });
+    const reaper = startReaper();
+    const script = 'echo 0123456789; echo abcdefghij; read -r go < fifo; echo later';
+    await promisify(execFile)('mkfifo', [join(dir, 'fifo')]);
+    const writer = await startProcess({ argv: ['/bin/sh', '-c', script], env: {}, cwd: dir, logPath: log, reaper });
+    while ((await readTail(log, 100)).length < 22) await systemClock.sleep(10);
+    await boundLog(log, 100);
+    expect(await readTail(log, 100)).toBe('0123456789\nabcdefghij\n');
+    await boundLog(log, 15);
+    expect(await readTail(log, 100)).toBe('');
+    expect(await readTail(`${log}.1`, 100)).toBe('789\nabcdefghij\n');
+    await writeFile(join(dir, 'fifo'), 'go\n');
+    await writer.exited;
+    expect(await readFile(log, 'utf8')).toBe('later\n');
+    await reaper.close();
   });
 });
 

@@ -160,8 +160,8 @@ describe('restarts', () => {
       expect(pod.pass(delay * 1000 - 1)).toEqual([]);
       expect(pod.pass(1)).toEqual(['start a']);
     }
-    expect(pod.status().containerStatuses?.[0]?.restartCount).toBe(8);
     pod.started('a');
+    expect(pod.status().containerStatuses?.[0]?.restartCount).toBe(8);
     pod.pass(600_000);
     expect(pod.exited('a', 3)).toEqual(['start a']);
   });
@@ -219,7 +219,16 @@ describe('restarts', () => {
     pod.prepare();
     pod.started('a');
     pod.exited('a', 1);
-    expect(pod.status().containerStatuses?.[0]?.restartCount).toBe(5);
+    // Counted when the new run is there, not before.
+    expect(pod.status().containerStatuses?.[0]).toMatchObject({
+      restartCount: 4,
+      state: { terminated: { exitCode: 1 } },
+    });
+    pod.started('a');
+    expect(pod.status().containerStatuses?.[0]).toMatchObject({
+      restartCount: 5,
+      lastState: { terminated: { exitCode: 1 } },
+    });
   });
 });
 
@@ -255,9 +264,9 @@ describe('what cannot start', () => {
     });
     expect(pod.pass(10_000)).toEqual(['start a']);
     pod.send({ type: 'startFailed', name: 'a', cause: 'run', message: 'executable file not found' });
-    expect(stateOf(pod.state, 'a').restarts).toBe(1);
     expect(pod.status().containerStatuses?.[0]?.lastState).toEqual({});
     pod.send({ type: 'startFailed', name: 'a', cause: 'run', message: 'executable file not found' });
+    expect(stateOf(pod.state, 'a').restarts).toBe(1);
     expect(pod.status().containerStatuses?.[0]).toMatchObject({
       state: { waiting: { reason: 'CrashLoopBackOff' } },
       lastState: { terminated: { reason: 'StartError', exitCode: 128, message: 'executable file not found' } },

@@ -19,7 +19,12 @@ export type Waiting = { readonly kind: 'waiting'; readonly reason?: string; read
 export type Ended = { readonly kind: 'terminated' } & Termination;
 export type Current =
   | Waiting
-  | { readonly kind: 'starting'; readonly before: Waiting | Ended }
+  | {
+      readonly kind: 'starting';
+      readonly before: Waiting | Ended;
+      /** Another run of a container that had run: counted once it is there. */
+      readonly again: boolean;
+    }
   | {
       readonly kind: 'running';
       readonly containerId: string;
@@ -191,6 +196,7 @@ function absorb(context: StepContext, state: PodState, event: PodEvent, effects:
       return update(state, event.name, (container) => ({
         ...container,
         pullDelayMs: 0,
+        restarts: restartsOf(container),
         current: {
           kind: 'running',
           containerId: event.containerId,
@@ -306,6 +312,7 @@ function startFailed(
       record(effects, 'Warning', 'Failed', `Error: ${event.message}`, event.name);
       return {
         ...container,
+        restarts: restartsOf(container),
         retryAtMs: nowMs + container.crashDelayMs,
         current: {
           kind: 'terminated',
@@ -428,8 +435,7 @@ function startIfDue(
     return update(state, name, () => ({
       ...rest,
       ...(last ? { last } : {}),
-      current: { kind: 'starting', before: current },
-      restarts: container.restarts + (counted ? 1 : 0),
+      current: { kind: 'starting', before: current, again: counted },
       crashDelayMs:
         again && counted
           ? container.crashDelayMs === 0
@@ -515,6 +521,12 @@ function areMainsDone(spec: PodSpec, state: PodState): boolean {
 /** The state of one container of the pod. */
 export function stateOf(state: PodState, name: string): ContainerState {
   return state.containers[name] ?? newContainer;
+}
+
+/** The count with the run that is just being started. */
+function restartsOf(container: ContainerState): number {
+  const { current, restarts } = container;
+  return current.kind === 'starting' && current.again ? restarts + 1 : restarts;
 }
 
 /** Whether a process is there or about to be. */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { lstat, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../clock.ts';
 import { messageOf } from '../../errors.ts';
@@ -11,6 +11,7 @@ import type { Logger } from '../../telemetry/log.ts';
 import { type ImageTable, parseRepository } from '../images.ts';
 import type { Network } from '../network.ts';
 import type { AddressAllocator } from './address.ts';
+import { boundLog, containerLogPath, readTail } from './container-log.ts';
 import { expandVariables, resolveEnv } from './env.ts';
 import { renderTokenKubeconfig } from './kubeconfig.ts';
 import { createPathReplacer, type MountPath, resolveSubPath } from './mount-paths.ts';
@@ -59,11 +60,6 @@ export interface NodeContext {
   ) => void;
   /** Says a line once in the life of the node. */
   readonly sayOnce: (line: string) => void;
-}
-
-/** The log of a container: standard output and error of all its runs. `.1` beside it is the older part. */
-export function containerLogPath(stateDir: string, namespace: string, pod: string, container: string): string {
-  return join(stateDir, 'logs', `${namespace}_${pod}_${container}.log`);
 }
 
 interface Run {
@@ -207,13 +203,7 @@ export class PodWorker {
 
   /** Keeps the logs of the pod's containers within twice `maxBytes`. */
   async boundLogs(maxBytes: number): Promise<void> {
-    for (const { container } of containersOf(this.#pod.spec)) {
-      const path = this.#logPath(container.name);
-      const size = (await stat(path).catch(() => undefined))?.size ?? 0;
-      if (size <= maxBytes) continue;
-      // The process holds the file open for appending, so it is copied and emptied in place.
-      await keepTail(path, `${path}.1`, maxBytes);
-    }
+    for (const { container } of containersOf(this.#pod.spec)) await boundLog(this.#logPath(container.name), maxBytes);
   }
 
   #dispatch(event: PodEvent): void {
@@ -677,24 +667,4 @@ function hasTokenMount(pod: Pod, container: Container): boolean {
 
 function isTerminal(phase: string | undefined): boolean {
   return phase === 'Succeeded' || phase === 'Failed';
-}
-
-async function readTail(path: string, bytes: number): Promise<string> {
-  const file = await open(path, 'r').catch(() => undefined);
-  if (!file) return '';
-  try {
-    const { size } = await file.stat();
-    const length = Math.min(bytes, size);
-    const { buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);
-    return buffer.toString('utf8');
-  } finally {
-    await file.close();
-  }
-}
-
-async function keepTail(path: string, older: string, bytes: number): Promise<void> {
-  const text = await readTail(path, bytes);
-  await writeFile(older, text);
-  const file = await open(path, 'r+');
-  await file.truncate(0).finally(() => file.close());
 }
