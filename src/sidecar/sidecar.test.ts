@@ -14,6 +14,7 @@ import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
+import { systemClock } from '../clock.ts';
 import type { Client, WatchEvent } from '../kube/client.ts';
 import type { KubeObject } from '../kube/object.ts';
 import { createAuthority, issueCertificate } from '../pki.ts';
@@ -331,6 +332,38 @@ describe('a conversation', () => {
     expect((await call(s.metricsUrl, '/debug/sessions')).body.sessions).toEqual([]);
     expect((await call(s.url, '/ready')).status).toBe(503);
     expect((await call(s.url, '/health')).status).toBe(200);
+  });
+
+  it('is forgotten when the engine was started anew', async () => {
+    const p = await engine(prefills);
+    let started = 1000;
+    const d = await engine((res, seen, req) =>
+      seen.url === '/metrics' ? res.end(`# x\nprocess_start_time_seconds ${started}\n`) : decodes()(res, seen, req),
+    );
+    let look = () => {};
+    const clock = {
+      ...systemClock,
+      interval: (_ms: number, task: () => void) => {
+        look = task;
+        return () => {};
+      },
+    };
+    const s = await sidecar(d.port, [`--prefill-url=http://${p.hostPort}`], { clock });
+    const sessionCount = async () => (await call(s.metricsUrl, '/debug/sessions')).body.sessions.length;
+    const lookAgain = async () => {
+      const before = d.seen.length;
+      look();
+      while (d.seen.length === before) await new Promise((resolve) => setTimeout(resolve, 5));
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    };
+    await lookAgain();
+    await call(s.url, chat, { body: hello });
+    await lookAgain();
+    expect(await sessionCount()).toBe(1);
+    started = 2000;
+    await lookAgain();
+    expect(await sessionCount()).toBe(0);
+    expect(await metricsOf(s)).toMatch(/session_invalidations_total\{reason="restart"\} 1/);
   });
 
   it('prefills every turn with --session-policy=off, and by header with prefer-header', async () => {

@@ -1,10 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 /**
  * CPU and requests a second of the sidecar as it is run: a process of its own, the load and the engines in two others. CPU is the
- * sidecar's alone, as its own metrics tell it. `SECONDS` a case from the environment, default 4.
+ * sidecar's alone, as its own metrics tell it. `SECONDS` a case from the
+ * environment, default 4.
  */
 
 const connections = 32;
@@ -60,7 +62,7 @@ try {
     readonly decode: number;
   };
   const sidecar = run(
-    process.env.SIDECAR ?? 'src/cmd/sidecar.ts',
+    process.env.SIDECAR ?? (existsSync(join(root, 'dist/sidecar.mjs')) ? 'dist/sidecar.mjs' : 'src/cmd/sidecar.ts'),
     ['--port=0', '--metrics-port=0', '--pod-address=127.0.0.1', `--decoder-port=${ports.decode}`, '--pod-name=bench'],
     (process.env.SIDECAR_FLAGS ?? '').split(' ').filter(Boolean),
   );
