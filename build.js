@@ -15,6 +15,10 @@ await build({
   platform: 'node',
   format: 'esm',
   target: 'node24',
+  // ES modules where a package has them: its CommonJS loses its names behind a lazy import.
+  mainFields: ['module', 'main'],
+  // Pepr finds a kind by the name of its class.
+  keepNames: true,
   sourcemap: 'linked',
   logLevel: 'warning',
   // CommonJS dependencies look for these.

@@ -120,7 +120,7 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
         `--authorization-kubeconfig=${path}`,
         `--service-account-private-key-file=${pki.file('sa.key')}`,
         `--root-ca-file=${pki.file('ca.crt')}`,
-        '--use-service-account-credentials=false',
+        '--use-service-account-credentials=true',
         '--leader-elect=false',
         `--bind-address=${host}`,
         `--secure-port=${managerPort}`,

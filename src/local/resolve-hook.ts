@@ -102,5 +102,7 @@ export function installResolveHook(namesFile: string, namespace: string): void {
 
 /** The text of the file that a pod's Node processes load with `--require`. The namespace comes from the process's environment. */
 export function renderResolveHook(namesFile: string): string {
-  return `'use strict';\n(${installResolveHook.toString()})(${JSON.stringify(namesFile)}, process.env.SIGNALBOX_POD_NAMESPACE || 'default');\n`;
+  // A bundler that keeps names wraps functions in a helper of this name.
+  const keepName = 'const __name = (target) => target;';
+  return `'use strict';\n${keepName}\n(${installResolveHook.toString()})(${JSON.stringify(namesFile)}, process.env.SIGNALBOX_POD_NAMESPACE || 'default');\n`;
 }
