@@ -24,6 +24,7 @@ export type ControllerConfig = Pick<
   | 'gatewayNamespace'
   | 'gatewayClass'
   | 'gatewayPort'
+  | 'urlScheme'
   | 'vllmImage'
   | 'eppImage'
   | 'sidecarImage'
@@ -58,6 +59,7 @@ export async function startControllers(
         settings: {
           images: { vllm: config.vllmImage, epp: config.eppImage, sidecar: config.sidecarImage },
           sidecarSessions: config.sidecarSessions,
+          urlScheme: config.urlScheme,
           gateway: {
             name: config.gatewayName,
             namespace: config.gatewayNamespace === '' ? config.systemNamespace : config.gatewayNamespace,

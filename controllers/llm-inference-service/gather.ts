@@ -12,6 +12,7 @@ import type { Writes } from './writes.ts';
 export interface Settings {
   readonly images: Platform['images'];
   readonly sidecarSessions: number;
+  readonly urlScheme: 'http' | 'https';
   readonly gateway: {
     readonly name: string;
     readonly namespace: string;
@@ -99,6 +100,7 @@ function gatherSurroundings({ caches, writes, settings }: Sources): Surroundings
     gateway: { name, namespace, ...(className === undefined ? {} : { className }), ...(live ? { live } : {}) },
     acceptedClasses: accepted,
     configuredClass: configured,
+    urlScheme: settings.urlScheme,
   };
 }
 

@@ -40,12 +40,22 @@ export function addressesOf(input: AddressInput): readonly Address[] {
   return [...found.values()].sort((a, b) => compareTexts(a.url ?? '', b.url ?? ''));
 }
 
-/** The one address to show: the service's own path from outside, else any from outside, else the same from inside. */
-export function mainUrlOf(addresses: readonly Address[], namespace: string, name: string): string | undefined {
+/**
+ * The one address to show: the service's own path from outside, else any from outside, else the same from inside; where
+ * both schemes are there, the preferred one.
+ */
+export function mainUrlOf(
+  addresses: readonly Address[],
+  namespace: string,
+  name: string,
+  scheme: 'http' | 'https',
+): string | undefined {
   const isOwn = ({ url }: Address) => url?.endsWith(`/${namespace}/${name}`) ?? false;
   const isExternal = (address: Address) => address.name?.startsWith('gateway-external') ?? false;
-  const external = addresses.filter(isExternal);
-  return (external.find(isOwn) ?? external[0] ?? addresses.find(isOwn) ?? addresses[0])?.url;
+  const isPreferred = ({ url }: Address) => url?.startsWith(`${scheme}://`) ?? false;
+  const ordered = [...addresses.filter(isPreferred), ...addresses.filter((address) => !isPreferred(address))];
+  const external = ordered.filter(isExternal);
+  return (external.find(isOwn) ?? external[0] ?? ordered.find(isOwn) ?? ordered[0])?.url;
 }
 
 function originsOf(

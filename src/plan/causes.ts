@@ -1,3 +1,4 @@
+import { labels } from '../api/labels.ts';
 import type { KubeObject } from '../kube/object.ts';
 
 /** Why pods are not ready, in words that say what to do about it. */
@@ -85,7 +86,8 @@ export function causeOf(pod: PodState): string | undefined {
   }
   for (const { state, isInit } of containers) {
     const probed = (isInit ? pod.spec?.initContainers : pod.spec?.containers)?.find(({ name }) => name === state.name);
-    const patience = patienceOf(state, isInit, probed);
+    const isModelServer = state.name === 'main' && pod.metadata.labels?.[labels.kserveComponent] === 'workload';
+    const patience = patienceOf(state, isInit, probed, isModelServer);
     if (patience) return `waits for container ${state.name}: ${patience}`;
   }
   if (containers.length === 0)
@@ -114,14 +116,19 @@ function exitOf(terminated: NonNullable<States['terminated']>): string {
   return `exit code ${terminated.exitCode ?? 'unknown'}${terminated.reason ? ` (${terminated.reason})` : ''}${text ? `: ${text}` : ''}`;
 }
 
-function patienceOf(status: ContainerState, isInit: boolean, probed: Probed | undefined): string | undefined {
+function patienceOf(
+  status: ContainerState,
+  isInit: boolean,
+  probed: Probed | undefined,
+  isModelServer: boolean,
+): string | undefined {
   const isSidecar = probed?.restartPolicy === 'Always';
   if (status.state?.terminated) return undefined;
   if (status.state?.running) {
     if (isInit && !isSidecar) return 'this init container has not finished yet';
     if (status.ready) return undefined;
     return status.started === false
-      ? `it runs and does not answer ${probeOf(probed?.startupProbe)} yet; loading a model can take minutes`
+      ? `it runs and does not answer ${probeOf(probed?.startupProbe)} yet${isModelServer ? '; loading a model can take minutes' : ''}`
       : `it runs and does not answer ${probeOf(probed?.readinessProbe)}`;
   }
   if (status.state?.waiting?.reason === 'PodInitializing') return 'it starts once the init containers are done';

@@ -37,6 +37,8 @@ export interface Surroundings {
   readonly acceptedClasses: readonly string[];
   /** The class that the operator's settings name; empty for none. */
   readonly configuredClass: string;
+  /** Scheme of the URL to show where a Gateway listens for both. */
+  readonly urlScheme: 'http' | 'https';
 }
 
 /** What the checks judge. */

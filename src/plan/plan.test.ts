@@ -33,6 +33,7 @@ const surroundings = (parts: Partial<Surroundings> = {}): Surroundings => ({
   gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', className: 'envoy', live: gateway() },
   acceptedClasses: ['envoy'],
   configuredClass: '',
+  urlScheme: 'http',
   ...parts,
 });
 
@@ -362,7 +363,7 @@ describe('causes', () => {
   const pod = (status: PodState['status'], name = 'p'): PodState => ({
     apiVersion: 'v1',
     kind: 'Pod',
-    metadata: { name },
+    metadata: { name, labels: { 'kserve.io/component': 'workload' } },
     spec: {
       initContainers: [{ name: 'side', restartPolicy: 'Always' }, { name: 'init' }],
       containers: [
@@ -518,15 +519,18 @@ describe('addresses', () => {
   it('prefer the own path from outside', () => {
     const address = (name: string, url: string) => ({ name, url });
     const inside = address('gateway-internal', 'http://10.0.0.1/default/chat');
-    expect(mainUrlOf([inside], 'default', 'chat')).toBe(inside.url);
+    expect(mainUrlOf([inside], 'default', 'chat', 'http')).toBe(inside.url);
     expect(
       mainUrlOf(
         [inside, address('gateway-external', 'http://a/x'), address('gateway-external', 'http://a/default/chat')],
         'default',
         'chat',
+        'http',
       ),
     ).toBe('http://a/default/chat');
-    expect(mainUrlOf([], 'default', 'chat')).toBeUndefined();
+    const both = ['http', 'https'].map((scheme) => address('gateway-external', `${scheme}://a/default/chat`));
+    expect(mainUrlOf(both, 'default', 'chat', 'https')).toBe('https://a/default/chat');
+    expect(mainUrlOf([], 'default', 'chat', 'http')).toBeUndefined();
   });
 
   it.each([

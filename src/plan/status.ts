@@ -54,7 +54,9 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
     summary(conditionTypes.routerReady, router),
   ];
   const addresses = addressesFor(observed);
-  const url = findRoute(observed) ? mainUrlOf(addresses, namespaceOf(service), service.metadata.name) : undefined;
+  const url = findRoute(observed)
+    ? mainUrlOf(addresses, namespaceOf(service), service.metadata.name, observed.surroundings.urlScheme)
+    : undefined;
   return {
     observedGeneration: service.metadata.generation ?? 0,
     conditions: toConditions(
