@@ -36,6 +36,9 @@ export interface DemoDeps {
 
 const sample = 'config/samples/chat-prefill-decode.yaml';
 const readyTimeoutMs = 300_000;
+/** A condition that stays False says so again after this long. */
+const waitLineMs = 3_000;
+const parents: ReadonlySet<string> = new Set(['Ready', 'WorkloadsReady', 'RouterReady']);
 const questions = [
   'Hello! Explain in a few sentences what happens to a request between the gateway and the first token.',
   'Thank you. And why is the second turn of a conversation faster?',
@@ -97,6 +100,13 @@ export async function runDemo(deps: DemoDeps): Promise<DemoResult> {
   return { url, model, problems };
 }
 
+/** One clause of a condition's message: the whole of it is what kubectl is for. */
+function shorten(message: string): string {
+  const clauses = message.split('; ');
+  const text = clauses.slice(0, 2).join('; ');
+  return text.length > 130 ? `${text.slice(0, 129)}…` : text;
+}
+
 /** What a turn must show: the first goes through prefill, the next stays on the decode pod that has its KV. */
 function problemsOf(index: number, turn: Turn, before: Turn | undefined, prefills: number): readonly string[] {
   const problems: string[] = [];
@@ -129,7 +139,21 @@ async function awaitReady(
     { namespace: ref.namespace, fieldSelector: `metadata.name=${ref.name}` },
     { log: deps.log },
   );
-  const shown = new Map<string, string>();
+  /** What was last said of each condition, and when. */
+  const shown = new Map<string, { readonly isTrue: boolean; readonly atMs: number }>();
+  const showCondition = (condition: Condition) => {
+    const isTrue = condition.status === 'True';
+    const before = shown.get(condition.type);
+    const atMs = Date.now() - startedAt;
+    if (before?.isTrue === isTrue && (isTrue || atMs - before.atMs < waitLineMs)) return;
+    // The parents repeat what their parts say.
+    if (!isTrue && parents.has(condition.type)) return;
+    shown.set(condition.type, { isTrue, atMs });
+    const seconds = `${(atMs / 1000).toFixed(1)} s`.padStart(7);
+    const mark = isTrue ? output.good('✓') : output.dim('…');
+    const why = isTrue ? '' : shorten(condition.message ?? condition.reason ?? '');
+    output.line(`  ${output.dim(seconds)}  ${mark} ${condition.type.padEnd(24)} ${output.dim(why)}`.trimEnd());
+  };
   try {
     return await new Promise<Service>((resolve, reject) => {
       const abort = () => reject(deps.signal.reason);
@@ -144,16 +168,9 @@ async function awaitReady(
       informer.subscribe((change) => {
         if (change.type === 'deleted') return;
         const conditions = change.object.status?.conditions ?? [];
-        for (const condition of conditions) {
-          const text =
-            condition.status === 'True' ? 'True' : `${condition.status} ${condition.message ?? condition.reason ?? ''}`;
-          if (shown.get(condition.type) === text) continue;
-          shown.set(condition.type, text);
-          const seconds = `${((Date.now() - startedAt) / 1000).toFixed(1)} s`.padStart(7);
-          const mark = condition.status === 'True' ? output.good('✓') : output.dim('…');
-          const detail = condition.status === 'True' ? '' : output.dim(text);
-          output.line(`  ${output.dim(seconds)}  ${mark} ${condition.type.padEnd(24)} ${detail}`);
-        }
+        // Parts before the wholes that they make.
+        const order = (type: string) => (type === 'Ready' ? 2 : parents.has(type) ? 1 : 0);
+        for (const condition of [...conditions].sort((a, b) => order(a.type) - order(b.type))) showCondition(condition);
         const ready = conditions.find((c) => c.type === 'Ready');
         if (ready?.status === 'True' && change.object.status?.url) {
           clearTimeout(timer);
