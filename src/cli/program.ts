@@ -43,9 +43,10 @@ export async function runProgram(deps: CliDeps, argv: readonly string[]): Promis
     .exitOverride()
     .configureOutput({ writeOut: (text) => deps.output.raw(text), writeErr: () => {} });
   for (const create of commands) program.addCommand(create(deps).exitOverride().copyInheritedSettings(program));
-  program.action(() => {
+  if (argv.length === 0) {
     deps.output.raw(program.helpInformation());
-  });
+    return 0;
+  }
   try {
     await program.parseAsync([...argv], { from: 'user' });
     return 0;
