@@ -79,7 +79,7 @@ export class AnswerReader {
   #segments(): readonly string[] | undefined {
     if (this.#isLost || this.#finish === undefined) return undefined;
     if (this.#items) return this.#items;
-    if (this.#api === 'completions') return [this.#text];
+    if (this.#api === 'completions' || this.#api === 'generate') return [this.#text];
     if (this.#api === 'chat' || this.#api === 'messages') return [assistantSegment(this.#text, this.#toolCalls())];
     return undefined;
   }
@@ -122,6 +122,9 @@ export class AnswerReader {
       case 'responses':
         this.#response(body);
         return;
+      case 'generate':
+        this.#tokenChoices(body);
+        return;
       case 'embeddings':
         return;
     }
@@ -141,7 +144,13 @@ export class AnswerReader {
         this.#messageEvent(fields);
         return;
       case 'responses':
-        if (fields.type === 'response.completed') this.#response((fields.response ?? {}) as Fields);
+        if (fields.type === 'response.completed' || fields.type === 'response.incomplete') {
+          this.#response((fields.response ?? {}) as Fields);
+        }
+        return;
+      case 'generate':
+        if (fields.usage) this.#sawUsage(fields);
+        this.#tokenChoices(fields);
         return;
       case 'embeddings':
         return;
@@ -164,6 +173,15 @@ export class AnswerReader {
       }
       this.#finished(choice.finish_reason);
     }
+  }
+
+  /** Token ids in place of text, each followed by a comma as in the prompt's chain. */
+  #tokenChoices(holder: Fields): void {
+    const [choice, ...more] = listOf(holder.choices);
+    if (more.length > 0 || (typeof choice?.index === 'number' && choice.index > 0)) this.#isLost = true;
+    if (!choice) return;
+    if (Array.isArray(choice.token_ids)) this.#append(choice.token_ids.map((id) => `${String(id)},`).join(''));
+    this.#finished(choice.finish_reason);
   }
 
   #call(piece: Fields): void {

@@ -37,14 +37,15 @@ export function conversationOf(request: Completion, scope: string): Conversation
       if (typeof body.input === 'string') return chainOf(api, start, [`user\n${body.input}`]);
       return Array.isArray(body.input) ? chainOf(api, start, body.input.flatMap(canonicalItem)) : undefined;
     }
+    case 'generate':
     case 'completions': {
-      const text = promptOf(body.prompt);
+      const text = promptOf(api === 'generate' ? body.token_ids : body.prompt);
       if (text === undefined) return undefined;
       const whole = text.length - (text.length % segmentChars);
       const segments: string[] = [];
       for (let at = 0; at < whole; at += segmentChars) segments.push(text.slice(at, at + segmentChars));
-      // Only a text prompt can be continued by the answer's text.
-      const rest = typeof body.prompt === 'string' ? text.slice(whole) : '';
+      // Only a text prompt can be continued by the answer's text, and token ids by token ids.
+      const rest = typeof body.prompt === 'string' || api === 'generate' ? text.slice(whole) : '';
       return { ...chainOf(api, root(scope, request), segments), rest };
     }
     case 'embeddings':
@@ -60,7 +61,7 @@ export function tailOf(conversation: Conversation): string | undefined {
 /** The hash of a conversation with the answer's segments appended. */
 export function answeredTail(conversation: Conversation, answer: readonly string[]): string | undefined {
   let tail = tailOf(conversation);
-  if (conversation.api === 'completions') {
+  if (conversation.api === 'completions' || conversation.api === 'generate') {
     const text = conversation.rest + answer.join('');
     for (let at = 0; at + segmentChars <= text.length; at += segmentChars) {
       tail = link(tail ?? '', text.slice(at, at + segmentChars));

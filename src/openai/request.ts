@@ -1,22 +1,37 @@
 import { AppError } from '../errors.ts';
 
 /** The APIs whose requests carry a prompt. */
-export type Api = 'chat' | 'completions' | 'responses' | 'messages' | 'embeddings';
+export type Api = 'chat' | 'completions' | 'responses' | 'messages' | 'generate' | 'embeddings';
 
 const apiOfPath: readonly (readonly [suffix: string, api: Api])[] = [
   ['/v1/chat/completions', 'chat'],
   ['/v1/completions', 'completions'],
   ['/v1/responses', 'responses'],
   ['/v1/messages', 'messages'],
+  ['/inference/v1/generate', 'generate'],
   ['/v1/embeddings', 'embeddings'],
 ];
 
 /** The API of a request path (query ignored), or undefined when the path carries no prompt. */
 export function apiOf(path: string): Api | undefined {
-  const end = path.indexOf('?');
-  const plain = end < 0 ? path : path.slice(0, end);
+  const plain = plainPath(path);
   const trimmed = plain.endsWith('/') ? plain.slice(0, -1) : plain;
   return apiOfPath.find(([suffix]) => trimmed.endsWith(suffix))?.[1];
+}
+
+/**
+ * The path of a request target as an engine's router sees it: without query and fragment, percent signs decoded. Two spellings
+ * of one path must not be told apart, or the second would go round what is done for the first.
+ */
+export function plainPath(target: string): string {
+  const end = target.search(/[?#]/);
+  const path = end < 0 ? target : target.slice(0, end);
+  if (!path.includes('%')) return path;
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
+  }
 }
 
 /** A parsed request: the fields that routing looks at, and the whole body to send on. */
@@ -70,6 +85,8 @@ export function promptText(request: Completion): string {
       return `${body.system === undefined ? '' : JSON.stringify(body.system)}${messagesText(body.messages)}`;
     case 'completions':
       return typeof body.prompt === 'string' ? body.prompt : JSON.stringify(body.prompt ?? '');
+    case 'generate':
+      return JSON.stringify(body.token_ids ?? '');
     case 'responses':
     case 'embeddings':
       return typeof body.input === 'string' ? body.input : JSON.stringify(body.input ?? '');

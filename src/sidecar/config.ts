@@ -74,6 +74,12 @@ export const sidecarSettings = {
     default: 60_000,
     description: "Longest wait for a prefill pod's answer.",
   }),
+  prefillHealthIntervalMs: setting.durationMs({
+    flag: 'prefill-health-interval',
+    default: 5000,
+    description:
+      'While a prefill lasts, how often the pod is asked whether it is alive; two misses end the wait. 0 never asks.',
+  }),
   decoderConnectTimeoutMs: setting.durationMs({
     flag: 'decoder-connect-timeout',
     default: 2000,
@@ -237,8 +243,8 @@ export const sidecarProgram = {
   summary: 'routes the requests of a decode pod: a prefill pod first where that pays, then the local engine',
   settings: sidecarSettings,
   epilog: [
-    'Paths: POST */v1/chat/completions, completions, responses and messages may be prefilled elsewhere; GET /health and',
-    '/ready are answered here; everything else goes to the local engine.',
+    'Paths: POST */v1/chat/completions, completions, responses, messages and */inference/v1/generate may be prefilled',
+    'elsewhere; GET /health and /ready are answered here; everything else goes to the local engine.',
   ].join('\n'),
 };
 
@@ -268,6 +274,8 @@ export interface SidecarConfig {
     readonly retryBackoffMs: number;
     readonly connectTimeoutMs: number;
     readonly timeoutMs: number;
+    /** 0 = never. */
+    readonly healthIntervalMs: number;
     readonly isSampled: boolean;
   };
   readonly connector: Connector;
@@ -381,6 +389,7 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
       retryBackoffMs: raw.prefillRetryBackoffMs,
       connectTimeoutMs: raw.prefillConnectTimeoutMs,
       timeoutMs: raw.prefillTimeoutMs,
+      healthIntervalMs: raw.prefillHealthIntervalMs,
       isSampled: raw.prefillerSampling,
     },
     connector,

@@ -11,12 +11,14 @@ export interface DecisionInput {
   /** There is a prefill URL or a pool to find a prefill pod by. */
   readonly hasFallback: boolean;
   readonly session: SessionMatch | undefined;
+  /** The request goes on from something that only the local engine keeps, such as a stored response. */
+  readonly isBound: boolean;
   /** A known conversation with more unseen prompt than this goes to a prefill pod all the same; 0 for no limit. */
   readonly maxNewTokens: number;
 }
 
 export type Decision =
-  | { readonly kind: 'local'; readonly why: 'session' | 'picker' | 'no-prefill' }
+  | { readonly kind: 'local'; readonly why: 'session' | 'bound' | 'picker' | 'no-prefill' }
   | { readonly kind: 'prefill'; readonly from: 'header' | 'fallback' };
 
 /** A token of English text is about four characters: near enough for a threshold. */
@@ -25,6 +27,7 @@ const charsPerToken = 4;
 /** Whether a request is prefilled elsewhere first, and who says where. */
 export function decide(input: DecisionInput): Decision {
   const { policy, session } = input;
+  if (input.isBound) return { kind: 'local', why: 'bound' };
   const isShort =
     session !== undefined && (input.maxNewTokens === 0 || session.newChars / charsPerToken <= input.maxNewTokens);
   const isResident = policy !== 'off' && session?.isKnown === true && isShort;

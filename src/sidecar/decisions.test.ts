@@ -44,6 +44,12 @@ describe('routes', () => {
     ['POST', '/ns/svc/v1/completions?x=1', 'completion'],
     ['POST', '/v1/responses', 'completion'],
     ['POST', '/v1/messages', 'completion'],
+    ['POST', '/inference/v1/generate', 'completion'],
+    ['POST', '/v1/%63hat/completions', 'completion'],
+    ['POST', '/v1/chat/completions#', 'completion'],
+    ['POST', 'http://host/v1/chat/completions', 'completion'],
+    ['POST', '/invocations', 'guarded'],
+    ['POST', '/invocation%73?x', 'guarded'],
     ['GET', '/v1/responses/resp_1', 'passthrough'],
     ['GET', '/v1/chat/completions', 'passthrough'],
     ['POST', '/v1/embeddings', 'passthrough'],
@@ -74,6 +80,7 @@ describe('the decision', () => {
     isPicked: false,
     hasFallback: false,
     session: unknown,
+    isBound: false,
     maxNewTokens: 0,
   };
   it.each<[string, Partial<DecisionInput>, Decision]>([
@@ -95,6 +102,7 @@ describe('the decision', () => {
     ['unknown, picked, fallback', { hasFallback: true, isPicked: true }, { kind: 'local', why: 'picker' }],
     ['unknown, picked, header', { hasHeader: true, isPicked: true }, { kind: 'prefill', from: 'header' }],
     ['unknown, nothing', {}, { kind: 'local', why: 'no-prefill' }],
+    ['bound, header', { isBound: true, hasHeader: true, policy: 'off' }, { kind: 'local', why: 'bound' }],
     [
       'known, much new, header',
       { hasHeader: true, session: known, maxNewTokens: 99 },

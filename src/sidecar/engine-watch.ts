@@ -54,10 +54,21 @@ async function processStart(decoder: Pool): Promise<string | undefined> {
   return statusCode === 200 ? /^process_start_time_seconds(?:\{[^}]*\})? (\S+)/m.exec(text)?.[1] : undefined;
 }
 
-/** Whether the local engine answers its health check. */
+/** Whether the local engine answers its health check with success. */
 export async function isEngineHealthy(decoder: Pool): Promise<boolean> {
+  const status = await healthStatus(decoder);
+  return status !== undefined && status >= 200 && status < 300;
+}
+
+/** Whether an engine answers its health check, be it with a status that is no failure of its own. */
+export async function isAnswering(engine: Pool): Promise<boolean> {
+  const status = await healthStatus(engine);
+  return status !== undefined && status < 500;
+}
+
+async function healthStatus(engine: Pool): Promise<number | undefined> {
   try {
-    const { statusCode, body } = await decoder.request({
+    const { statusCode, body } = await engine.request({
       path: '/health',
       method: 'GET',
       headersTimeout: timeoutMs,
@@ -65,8 +76,8 @@ export async function isEngineHealthy(decoder: Pool): Promise<boolean> {
       signal: AbortSignal.timeout(timeoutMs),
     });
     await body.dump();
-    return statusCode >= 200 && statusCode < 300;
+    return statusCode;
   } catch {
-    return false;
+    return undefined;
   }
 }

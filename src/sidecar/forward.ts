@@ -213,12 +213,20 @@ export function readBody(req: IncomingMessage, maxBytes: number): Promise<Buffer
   });
 }
 
+/** One missed health check may be a pause; two in a row are not. */
+const maxHealthMisses = 2;
+
 /** Calls an upstream and keeps the whole answer, at most `maxBytes`, within `timeoutMs` from now. */
 export function collect(
   pool: Pool,
   hop: Hop,
   exchange: Exchange,
-  limits: { readonly timeoutMs: number; readonly maxBytes: number },
+  limits: {
+    readonly timeoutMs: number;
+    readonly maxBytes: number;
+    /** Asked while the answer is awaited: an upstream that answers neither is given up before the time is over. */
+    readonly health?: { readonly intervalMs: number; isAnswering(): Promise<boolean> };
+  },
 ): Promise<Collected> {
   return new Promise((resolve, reject) => {
     let controller: Dispatcher.DispatchController | undefined;
@@ -227,8 +235,12 @@ export function collect(
     let headers: IncomingHeaders = {};
     const chunks: Buffer[] = [];
     let size = 0;
+    let isSettled = false;
+    let healthTimer: NodeJS.Timeout | undefined;
     const settle = () => {
+      isSettled = true;
       clearTimeout(timer);
+      clearTimeout(healthTimer);
       exchange.onGone(undefined);
     };
     const stop = (reason: Error) => {
@@ -242,6 +254,18 @@ export function collect(
       () => stop(new AppError('timeout', `no answer within ${Math.round(limits.timeoutMs / 1000)} s`)),
       limits.timeoutMs,
     );
+    const { health } = limits;
+    let misses = 0;
+    const askHealth = () => {
+      void health?.isAnswering().then((isFine) => {
+        if (isSettled) return;
+        misses = isFine ? 0 : misses + 1;
+        if (misses >= maxHealthMisses)
+          stop(new AppError('timeout', 'it answers neither the request nor health checks'));
+        else healthTimer = setTimeout(askHealth, isFine ? health.intervalMs : health.intervalMs / 5);
+      });
+    };
+    if (health) healthTimer = setTimeout(askHealth, health.intervalMs);
     pool.dispatch(
       {
         method: hop.method,

@@ -14,6 +14,7 @@ import { CachedTokensRewriter } from './cached-tokens.ts';
 import type { SidecarConfig } from './config.ts';
 import type { PrefillAnswer } from './connectors/connector.ts';
 import { decide } from './decide.ts';
+import { isAnswering } from './engine-watch.ts';
 import {
   ClientGone,
   type Collected,
@@ -53,6 +54,8 @@ const maxPrefillAnswerBytes = 32 * 1024 * 1024;
 /** How long a request waits for the first complete list of prefill pods. */
 const allowListWaitMs = 2000;
 const maxTargets = 8;
+/** How long a cut stream stays open after the event that says so. */
+const cutLingerMs = 100;
 /** Below this many tokens, block borders make the share of cached tokens meaningless. */
 const minVerifiedTokens = 256;
 /** Ends of an answer after which its blocks are not trusted. */
@@ -96,6 +99,7 @@ export function createPipeline(deps: PipelineDeps) {
     prefillHeader: metrics.decisions.labels('prefill_header'),
     prefillFallback: metrics.decisions.labels('prefill_fallback'),
     session: metrics.decisions.labels('local_session'),
+    bound: metrics.decisions.labels('local_bound'),
     picker: metrics.decisions.labels('local_picker'),
     'no-prefill': metrics.decisions.labels('local_no_prefill'),
   };
@@ -127,6 +131,7 @@ export function createPipeline(deps: PipelineDeps) {
       isPicked: req.headers[pickedHeader] !== undefined,
       hasFallback: trusted !== undefined || deps.allowList !== undefined,
       session,
+      isBound: typeof request.body.previous_response_id === 'string',
       maxNewTokens: config.sessions.maxNewTokens,
     });
 
@@ -310,7 +315,13 @@ export function createPipeline(deps: PipelineDeps) {
         let isRetryable: boolean;
         try {
           const hop = { ...turn.hop, body, headersTimeoutMs: leftMs };
-          const response = await collect(pool, hop, exchange, { timeoutMs: leftMs, maxBytes: maxPrefillAnswerBytes });
+          const response = await collect(pool, hop, exchange, {
+            timeoutMs: leftMs,
+            maxBytes: maxPrefillAnswerBytes,
+            ...(config.prefill.healthIntervalMs > 0
+              ? { health: { intervalMs: config.prefill.healthIntervalMs, isAnswering: () => isAnswering(pool) } }
+              : {}),
+          });
           const { status } = response;
           if (status >= 200 && status < 300) {
             const answer = connector.prefillAnswer(response.body.toString('utf8'));
@@ -446,8 +457,13 @@ export function createPipeline(deps: PipelineDeps) {
       return;
     }
     // The answer is cut: an event says why, and the connection ends without its proper end.
-    if (turn.request.stream) res.write(`data: ${JSON.stringify(errorBody(status, message))}\n\n`, () => res.destroy());
-    else res.destroy();
+    if (!turn.request.stream) {
+      res.destroy();
+      return;
+    }
+    res.write(`data: ${JSON.stringify(errorBody(status, message))}\n\n`);
+    // A gateway drops what it still holds when the connection breaks: it gets a moment to hand the event on.
+    setTimeout(() => res.destroy(), cutLingerMs);
   }
 
   function remember(
@@ -542,7 +558,7 @@ export function originForm(url: string): string {
 const privateFields = ['kv_transfer_params', ...sessionFields] as const;
 
 /** The body without fields that are not for engines, or undefined when it has none of them. */
-function withoutPrivateFields(request: Completion, text: string): string | undefined {
+export function withoutPrivateFields(request: Pick<Completion, 'body'>, text: string): string | undefined {
   const changes: Record<string, undefined> = {};
   let isNeeded = false;
   for (const name of privateFields) {

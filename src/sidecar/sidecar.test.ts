@@ -196,6 +196,17 @@ function call(
   });
 }
 
+/** As `call`, with a request target that URL parsers would change. */
+async function callRaw(base: string, target: string, body: string): Promise<{ readonly status: number }> {
+  const { hostname, port } = new URL(base);
+  const req = httpRequest({ hostname, port, path: target, method: 'POST', agent: false });
+  req.end(body);
+  const [res] = (await once(req, 'response')) as [IncomingMessage];
+  res.resume();
+  await once(res, 'end');
+  return { status: res.statusCode ?? 0 };
+}
+
 const chat = '/v1/chat/completions';
 const hello = { model: 'm', messages: [{ role: 'user', content: 'Hello!' }] };
 const followUp = {
@@ -487,6 +498,27 @@ describe('a prefill that fails', () => {
     expect((await call(strict.url, chat, { headers: named(p.hostPort), body: hello })).status).toBe(504);
   });
 
+  it('gives up a pod that hangs before the time is over, and goes to the next one', async () => {
+    const hung = createTcpServer(() => {});
+    hung.listen(0, '127.0.0.1');
+    await once(hung, 'listening');
+    closers.push(() => hung.close());
+    const good = await engine(prefills);
+    const d = await engine(decodes());
+    const s = await sidecar(d.port, ['--prefill-health-interval=50ms']);
+    const header = `127.0.0.1:${(hung.address() as AddressInfo).port},${good.hostPort}`;
+    const got = await call(s.url, chat, { headers: named(header), body: hello });
+    expect(got).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': good.hostPort } });
+  }, 15_000);
+
+  it('waits for a pod that computes for long and answers its health checks', async () => {
+    const slow = await engine((res) => setTimeout(() => prefills(res, slow.seen[0] as Seen, {} as never), 300));
+    const d = await engine(decodes());
+    const s = await sidecar(d.port, ['--prefill-health-interval=20ms']);
+    const got = await call(s.url, chat, { headers: named(slow.hostPort), body: hello });
+    expect(got).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': slow.hostPort } });
+  });
+
   it('survives a pod that breaks off or talks nonsense', async () => {
     for (const nonsense of [
       (res: ServerResponse) => res.end('not json'),
@@ -570,6 +602,23 @@ describe('everything else', () => {
     await call(s.url, '/score', { headers: odd, body: 'abc' });
     for (const name of ['x-hop', 'te', 'expect', 'x-prefiller-host-port'])
       expect(d.seen.at(-1)?.headers).not.toHaveProperty(name);
+  });
+
+  it('never tells the engine where to fetch blocks, whatever the path is spelled like', async () => {
+    const d = await engine(decodes());
+    const s = await sidecar(d.port);
+    const body = { ...hello, kv_transfer_params: { do_remote_prefill: true, remote_host: '169.254.169.254' } };
+    const paths = ['/invocations', '/v1/%63hat/completions', '/v1/chat/completions#', '/v1/chat/completions/batch'];
+    for (const path of [...paths, '/inference/v1/generate']) {
+      expect((await callRaw(s.url, path, JSON.stringify(body))).status).toBe(200);
+    }
+    expect(d.seen.map((seen) => seen.url)).toEqual([...paths, '/inference/v1/generate']);
+    for (const seen of d.seen) expect(seen.body).toEqual(hello);
+    // Python reads UTF-16 as JSON too.
+    const utf16 = Buffer.from(`\ufeff${JSON.stringify(body)}`, 'utf16le');
+    for (const path of ['/invocations', chat])
+      expect(await call(s.url, path, { body: utf16 })).toMatchObject({ status: 400 });
+    expect(d.seen).toHaveLength(5);
   });
 
   it('streams a large upload, of known and unknown length', async () => {
@@ -844,7 +893,11 @@ describe('the allow-list', () => {
 describe('the server', () => {
   it('finishes a stream before it stops, and is not ready meanwhile', async () => {
     let finish = () => {};
-    const d = await engine((res) => {
+    const d = await engine((res, { url }) => {
+      if (url === '/v1/models') {
+        json(res, {});
+        return;
+      }
       res.writeHead(200, { 'content-type': 'text/event-stream' });
       res.write('data: 1\n\n');
       finish = () => res.end('data: [DONE]\n\n');
@@ -858,10 +911,12 @@ describe('the server', () => {
     });
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(isClosed).toBe(false);
-    await expect(call(s.url, '/ready')).rejects.toThrow(/ECONNREFUSED/);
+    expect(await call(s.url, '/ready')).toMatchObject({ status: 503, text: 'draining\n' });
+    expect(await call(s.url, '/v1/models')).toMatchObject({ headers: { connection: 'close' } });
     finish();
     expect(await answer).toMatchObject({ status: 200, isCut: false, text: 'data: 1\n\ndata: [DONE]\n\n' });
     await closed;
+    await expect(call(s.url, '/ready')).rejects.toThrow(/ECONNREFUSED/);
   });
 
   it('cuts a stream that outlasts the deadline', async () => {

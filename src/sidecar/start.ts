@@ -4,14 +4,25 @@ import type { AddressInfo } from 'node:net';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Client } from '../kube/client.ts';
+import { parseCompletionText } from '../openai/request.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { createSidecarMetrics } from '../telemetry/sidecar-metrics.ts';
 import { startAllowList } from './allow-list-source.ts';
 import type { SidecarConfig } from './config.ts';
 import { isEngineHealthy, startEngineWatch } from './engine-watch.ts';
-import { ClientGone, createPool, Exchange, forwardedHeaders, Pools, passedBody, relay, sendError } from './forward.ts';
+import {
+  ClientGone,
+  createPool,
+  Exchange,
+  forwardedHeaders,
+  Pools,
+  passedBody,
+  readBody,
+  relay,
+  sendError,
+} from './forward.ts';
 import { toHostPort } from './host-port.ts';
-import { createPipeline, decoderFailure, originForm } from './pipeline.ts';
+import { createPipeline, decoderFailure, originForm, withoutPrivateFields } from './pipeline.ts';
 import { routeOf } from './routes.ts';
 import { Sessions } from './sessions.ts';
 import { readServingCertificate, trustedCertificates, watchServingCertificate } from './tls.ts';
@@ -54,6 +65,9 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   const clock = deps.clock ?? systemClock;
   let isDraining = false;
   let inFlight = 0;
+  /** Those of them that came before draining began. */
+  let early = 0;
+  let onEarlyDone = () => {};
   const metrics = createSidecarMetrics({ inFlight: () => inFlight, sessions: () => sessions.size });
   const ca = trustedCertificates(config.certPath);
   const shared = { ca, maxConnections: config.maxConnections };
@@ -102,10 +116,10 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     counter.inc();
   };
 
-  const passThrough = async (exchange: Exchange) => {
+  const passThrough = async (exchange: Exchange, isGuarded: boolean) => {
     const { req, res } = exchange;
     try {
-      const body = await passedBody(req);
+      const body = isGuarded ? guardedBody(await readBody(req, config.maxRequestBytes)) : await passedBody(req);
       const headers = forwardedHeaders(req);
       // A streamed body keeps the length that the client declared.
       if (body !== null && !Buffer.isBuffer(body) && req.headers['content-length'] !== undefined) {
@@ -130,8 +144,11 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       });
     } catch (thrown) {
       if (thrown instanceof ClientGone || exchange.isGone) return;
-      log.error({ err: thrown }, 'a request failed');
-      sendError(res, 500, 'the routing sidecar failed');
+      const error = AppError.from(thrown);
+      if (error.code === 'internal') log.error({ err: thrown }, 'a request failed');
+      sendError(res, error.http, error.code === 'internal' ? 'the routing sidecar failed' : error.message, {
+        headers: error.code === 'tooLarge' ? { connection: 'close' } : {},
+      });
     }
   };
 
@@ -146,14 +163,21 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
         void readiness().then((why) => sendText(res, why === undefined ? 200 : 503, `${why ?? 'ok'}\n`));
         return;
       case 'completion':
+      case 'guarded':
       case 'passthrough': {
         inFlight++;
+        const isEarly = !isDraining;
+        if (isEarly) early++;
+        const kind = route.kind === 'completion' ? 'completion' : 'passthrough';
         res.on('close', () => {
           inFlight--;
-          count(route.kind, res.writableFinished ? res.statusCode : 499);
+          if (isEarly && --early === 0) onEarlyDone();
+          count(kind, res.writableFinished ? res.statusCode : 499);
         });
         const exchange = new Exchange(req, res);
-        void (route.kind === 'completion' ? pipeline.serve(route, exchange) : passThrough(exchange));
+        void (route.kind === 'completion'
+          ? pipeline.serve(route, exchange)
+          : passThrough(exchange, route.kind === 'guarded'));
       }
     }
   };
@@ -220,10 +244,18 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     metricsUrl,
     async close(drainTimeoutMs = config.drainTimeoutMs) {
       isDraining = true;
+      const abort = new AbortController();
+      const deadline = clock.sleep(drainTimeoutMs, abort.signal).catch(() => {});
+      // While there is something to wait for, /ready says why, and what still comes is served.
+      if (early > 0) {
+        const earlyDone = new Promise<void>((resolve) => {
+          onEarlyDone = resolve;
+        });
+        await Promise.race([earlyDone, deadline]);
+      }
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
-      const abort = new AbortController();
-      await Promise.race([closed, clock.sleep(drainTimeoutMs, abort.signal).catch(() => {})]);
+      await Promise.race([closed, deadline]);
       abort.abort();
       if (inFlight > 0) log.warn({ inFlight }, 'the drain time is over; requests are cut');
       server.closeAllConnections();
@@ -235,6 +267,14 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       });
     },
   };
+}
+
+/** A completion's body on a path that is none of the APIs': nothing in it may tell the engine where to fetch KV blocks. */
+function guardedBody(bytes: Buffer): Buffer {
+  if (bytes.length === 0) return bytes;
+  const text = bytes.toString('utf8');
+  const clean = withoutPrivateFields(parseCompletionText('chat', text), text);
+  return clean === undefined ? bytes : Buffer.from(clean);
 }
 
 function createTls(dir: string, options: object, listener: RequestListener): TlsServer {

@@ -1,7 +1,7 @@
 import { editMembers, rawMember } from '../../openai/json-members.ts';
-import type { Api } from '../../openai/request.ts';
 import { usageOf } from '../../openai/usage.ts';
 import type { Connector, PrefillAnswer } from './connector.ts';
+import { oneToken } from './one-token.ts';
 
 /** Asks the prefill engine to compute, keep its blocks and say where they are. */
 const askForBlocks = JSON.stringify({
@@ -12,15 +12,6 @@ const askForBlocks = JSON.stringify({
   remote_host: null,
   remote_port: null,
 });
-
-/** One token is the least that makes an engine compute the prompt. A client's min_tokens above it would be refused. */
-const caps: Readonly<Record<Api, Readonly<Record<string, string>>>> = {
-  chat: { max_tokens: '1', max_completion_tokens: '1', min_tokens: '1' },
-  completions: { max_tokens: '1', max_completion_tokens: '1', min_tokens: '1' },
-  responses: { max_output_tokens: '1' },
-  messages: { max_tokens: '1' },
-  embeddings: {},
-};
 
 /**
  * vLLM's NixlConnector, pull mode. The prefill's parameters go to the decoder byte for byte: their fields differ between
@@ -34,7 +25,7 @@ export const nixlV2: Connector = {
       kv_transfer_params: askForBlocks,
       stream: 'false',
       stream_options: undefined,
-      ...caps[api],
+      ...oneToken(api, body),
     }),
 
   prefillAnswer: (body): PrefillAnswer | undefined => {
