@@ -11,7 +11,10 @@ interface PickerConfig {
   }[];
 }
 
-/** One pool of equal pods: prefer those that hold the prompt's prefix, then those with room. */
+/**
+ * One pool of equal pods: prefer those that hold the prompt's prefix, then those with room; a prompt that nobody holds
+ * goes to the pod that has had such a one longest ago, so that caches fill evenly.
+ */
 const singleProfile: PickerConfig = {
   apiVersion: 'llm-d.ai/v1alpha1',
   kind: 'EndpointPickerConfig',
@@ -20,6 +23,7 @@ const singleProfile: PickerConfig = {
     { type: 'queue-scorer' },
     { type: 'kv-cache-utilization-scorer' },
     { type: 'prefix-cache-scorer' },
+    { type: 'no-hit-lru-scorer' },
     { type: 'max-score-picker' },
   ],
   schedulingProfiles: [
@@ -29,6 +33,7 @@ const singleProfile: PickerConfig = {
         { pluginRef: 'queue-scorer', weight: 2 },
         { pluginRef: 'kv-cache-utilization-scorer', weight: 2 },
         { pluginRef: 'prefix-cache-scorer', weight: 3 },
+        { pluginRef: 'no-hit-lru-scorer', weight: 2 },
         { pluginRef: 'max-score-picker' },
       ],
     },
@@ -45,7 +50,7 @@ const disaggregated: PickerConfig = {
     { type: 'decode-filter' },
     { type: 'queue-scorer' },
     { type: 'kv-cache-utilization-scorer' },
-    { type: 'load-aware-scorer' },
+    { type: 'active-request-scorer' },
     { type: 'prefix-cache-scorer' },
     { type: 'max-score-picker' },
     { type: 'always-disagg-pd-decider' },
@@ -66,7 +71,7 @@ const disaggregated: PickerConfig = {
       name: 'decode',
       plugins: [
         { pluginRef: 'decode-filter' },
-        { pluginRef: 'load-aware-scorer', weight: 2 },
+        { pluginRef: 'active-request-scorer', weight: 2 },
         { pluginRef: 'prefix-cache-scorer', weight: 3 },
         { pluginRef: 'max-score-picker' },
       ],
