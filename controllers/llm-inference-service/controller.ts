@@ -26,7 +26,7 @@ import {
   type Sources,
 } from './gather.ts';
 import { createTriggers } from './triggers.ts';
-import { createOwnedClient, type Failure, Writes } from './writes.ts';
+import { createOwnedClient, type Failure, Strangers, Writes } from './writes.ts';
 
 export interface ServiceControllerDeps {
   readonly client: Client;
@@ -43,6 +43,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
   const clock = deps.clock ?? systemClock;
   const memory = new ApplyMemory();
   const writes = new Writes(clock);
+  const strangers = new Strangers(client, clock);
   const sources: Sources = { caches: deps.caches, writes, settings: deps.settings };
   const gatewaysBeingMade = new Map<string, Promise<void>>();
 
@@ -92,7 +93,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     const { service } = gathered;
     const live = (resource: Parameters<typeof gatherLive>[1], at: ObjectRef) => gatherLive(sources, resource, at);
     const onFailure = (failed: Failure) => problems.push(problemOf(failed));
-    const owned = createOwnedClient({ client, writes, owner: service, live, onFailure });
+    const owned = createOwnedClient({ client, writes, strangers, owner: service, live, onFailure });
     const isShared = ({ kind }: Manifest) => kind === 'Gateway';
     const results = await Promise.allSettled([
       applySet(owned, {

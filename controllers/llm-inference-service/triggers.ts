@@ -2,11 +2,11 @@ import type { Gateway } from '../../src/api/foreign/gateway-api.ts';
 import { labels } from '../../src/api/labels.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import type { Change, Informer } from '../../src/kube/informer.ts';
-import { type KubeObject, keyOf, type Resource } from '../../src/kube/object.ts';
+import { type KubeObject, keyOf, type ObjectRef, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import { causeOf } from '../../src/plan/causes.ts';
 import { hasDefaultGateway } from '../../src/render/input.ts';
-import { ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
+import { keysOfChange, ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
 import type { Sources } from './gather.ts';
 
 const owner = { group: resources.llmInferenceServices.group, kind: resources.llmInferenceServices.kind };
@@ -24,9 +24,9 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
       sources,
       resources.llmInferenceServices,
       caches.services as unknown as Informer<KubeObject>,
-      (service) => [keyOf(service.metadata)],
+      (service) => [service.metadata],
     ),
-    ...caches.children.map(({ resource, informer }) => triggerUnlessEcho(sources, resource, informer, keysOfOwner)),
+    ...caches.children.map(({ resource, informer }) => triggerUnlessEcho(sources, resource, informer, refsOfOwner)),
     triggerLabel(caches.pods, labels.name, { when: (before, after) => causeOf(before) !== causeOf(after) }),
     triggerMapped(
       caches.gateways,
@@ -64,22 +64,21 @@ function triggerUnlessEcho(
   { writes }: Sources,
   resource: Resource,
   informer: Informer<KubeObject>,
-  keysOf: (object: KubeObject) => readonly string[],
+  map: (object: KubeObject) => readonly ObjectRef[],
 ): Trigger {
   return (enqueue) =>
     informer.subscribe((change: Change<KubeObject>) => {
       if (change.type === 'deleted') writes.dropped(resource, change.object);
       else if (writes.isEcho(resource, change.object)) return;
-      if (change.type === 'updated') for (const key of keysOf(change.before)) enqueue(key);
-      for (const key of keysOf(change.object)) enqueue(key);
+      for (const key of keysOfChange(change, map)) enqueue(key);
     });
 }
 
 /** By owner reference, and by label should somebody have taken the reference away. */
-function keysOfOwner(child: KubeObject): readonly string[] {
+function refsOfOwner(child: KubeObject): readonly ObjectRef[] {
   const name = child.metadata.labels?.[labels.name];
   const byLabel = name ? [{ namespace: child.metadata.namespace ?? '', name }] : [];
-  return [...ownersOf(child, owner), ...byLabel].map(keyOf);
+  return [...ownersOf(child, owner), ...byLabel];
 }
 
 function isUsedBy(

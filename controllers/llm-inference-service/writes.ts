@@ -1,3 +1,4 @@
+import { labels, partOf } from '../../src/api/labels.ts';
 import type { Clock } from '../../src/clock.ts';
 import { AppError } from '../../src/errors.ts';
 import { controllerOf } from '../../src/kube/apply.ts';
@@ -10,6 +11,7 @@ import {
   type ObjectRef,
   type Resource,
 } from '../../src/kube/object.ts';
+import { pathOf } from '../../src/kube/rest-client.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
 
 /** How long a write is believed in while the watch has not told of it. */
@@ -91,6 +93,58 @@ function isAtLeast(cached: KubeObject, written: Written): boolean {
   return a.length !== b.length ? a.length > b.length : a >= b;
 }
 
+/** How old a list of strangers may be. A burst of new services then asks once per kind, not once per object. */
+const strangersMs = 1_000;
+/** With more strangers than these in one namespace, each object is asked for by itself. */
+const maxStrangers = 500;
+
+/**
+ * Objects of child kinds that do not carry our label, and which no cache has, by namespace: names alone.
+ *
+ * Caveats: up to a second old. Whoever comes between is met by an apply that does not force.
+ */
+export class Strangers {
+  readonly #client: Pick<Client, 'request'>;
+  readonly #clock: Clock;
+  readonly #lists = new Map<
+    string,
+    { readonly atMs: number; readonly names: Promise<ReadonlySet<string> | undefined> }
+  >();
+
+  constructor(client: Pick<Client, 'request'>, clock: Clock) {
+    this.#client = client;
+    this.#clock = clock;
+  }
+
+  /** False when no object of that name exists without our label. */
+  async mayHave(resource: Resource, ref: ObjectRef): Promise<boolean> {
+    const path = pathOf(resource, ref.namespace === undefined ? {} : { namespace: ref.namespace });
+    const nowMs = this.#clock.now();
+    let list = this.#lists.get(path);
+    if (!list || nowMs - list.atMs > strangersMs) {
+      for (const [old, { atMs }] of this.#lists) if (nowMs - atMs > strangersMs) this.#lists.delete(old);
+      const names = this.#list(path);
+      names.catch(() => this.#lists.delete(path));
+      list = { atMs: nowMs, names };
+      this.#lists.set(path, list);
+    }
+    const names = await list.names;
+    return names === undefined || names.has(ref.name);
+  }
+
+  async #list(path: string): Promise<ReadonlySet<string> | undefined> {
+    const selector = encodeURIComponent(`${labels.partOf}!=${partOf}`);
+    const page = await this.#client.request<{
+      readonly metadata?: { readonly continue?: string };
+      readonly items?: readonly KubeObject[] | null;
+    }>('GET', `${path}?labelSelector=${selector}&limit=${maxStrangers}`, undefined, {
+      accept: 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1',
+    });
+    if (page.metadata?.continue) return undefined;
+    return new Set((page.items ?? []).map(({ metadata }) => metadata.name));
+  }
+}
+
 export interface Failure {
   readonly resource: Resource;
   readonly manifest: Manifest;
@@ -100,6 +154,7 @@ export interface Failure {
 export interface OwnedClientOptions {
   readonly client: Client;
   readonly writes: Writes;
+  readonly strangers: Strangers;
   readonly owner: KubeObject;
   /** What the caches know of an object. */
   readonly live: (resource: Resource, ref: ObjectRef) => KubeObject | undefined;
@@ -118,7 +173,7 @@ const waitsFor: Readonly<Record<string, readonly string[]>> = {
  * the manifests.
  *
  * Guarantees: an object that the caches do not show, because it lacks our label, is looked at before it is applied for
- * the first time, so that nobody else's object is taken over.
+ * the first time, so that nobody else's object is taken over; and where none was seen the apply does not force.
  */
 export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'apply' | 'delete'> {
   const { client, writes, owner, live } = options;
@@ -131,8 +186,13 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
     signal: AbortSignal | undefined,
   ): Promise<T> {
     const present = live(resource, object.metadata);
-    if (!present) await checkFree(client, resource, object, owner, signal);
-    const after = await client.apply<T>(resource, object, how, signal).catch(async (thrown: unknown) => {
+    let { force = false } = how;
+    if (!present) {
+      if (await options.strangers.mayHave(resource, object.metadata))
+        await checkFree(client, resource, object, owner, signal);
+      else force = false;
+    }
+    const after = await client.apply<T>(resource, object, { ...how, force }, signal).catch(async (thrown: unknown) => {
       // A list element of another hand can stand in the way of ours, as a port of the same name does, and an apply
       // leaves it there. Lists are then put back as a whole.
       if (!present || !hasCode(thrown, 'invalid')) throw thrown;

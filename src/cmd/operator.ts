@@ -17,7 +17,7 @@ import { startAdmissionServer } from '../runtime/admission-server.ts';
 import { startCertificates } from '../runtime/certs.ts';
 import { startHealthServer } from '../runtime/health.ts';
 import { startManager } from '../runtime/manager.ts';
-import { createControllerMetrics } from '../runtime/metrics.ts';
+import { createControllerMetrics, observeRequests } from '../runtime/metrics.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 
 /** Under this name server-side apply owns what the operator registers about itself. */
@@ -87,6 +87,7 @@ async function run(
   const instance = process.env.POD_NAME ?? hostname();
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
+  observeRequests(registry, client.sent);
   let isServingWebhooks = !config.webhooks;
   let manager: ReturnType<typeof startManager> | undefined;
 

@@ -54,3 +54,17 @@ export function createControllerMetrics(registry: Registry): ControllerMetrics {
     },
   };
 }
+
+/** Requests to the API server so far, by method, as the client counts them. Call once per registry. */
+export function observeRequests(registry: Registry, sent: Readonly<Record<string, number>>): void {
+  new Counter({
+    name: 'signalbox_api_requests_total',
+    help: 'Requests sent to the API server, by method',
+    labelNames: ['method'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [method, count] of Object.entries(sent)) this.inc({ method }, count);
+    },
+  });
+}

@@ -295,7 +295,7 @@ describe('triggers', () => {
         (i) => triggerSelf(i, { when: hasWishChanged }),
         [{ type: 'updated', before: pod({ generation: 1 }), object: pod({ generation: 1, deletionTimestamp: 'now' }) }],
       ),
-    ).toEqual(['ns/p', 'ns/p']);
+    ).toEqual(['ns/p']);
   });
 });
 

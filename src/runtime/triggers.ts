@@ -20,12 +20,18 @@ export function triggerMapped<T extends KubeObject>(
 ): Trigger {
   return (enqueue) =>
     informer.subscribe((change: Change<T>) => {
-      if (change.type === 'updated') {
-        if (options.when && !options.when(change.before, change.object)) return;
-        for (const ref of map(change.before)) enqueue(keyOf(ref));
-      }
-      for (const ref of map(change.object)) enqueue(keyOf(ref));
+      if (change.type === 'updated' && options.when && !options.when(change.before, change.object)) return;
+      for (const key of keysOfChange(change, map)) enqueue(key);
     });
+}
+
+/** What a change wakes, each once: a key that is enqueued again while it runs would run twice. */
+export function keysOfChange<T extends KubeObject>(
+  change: Change<T>,
+  map: (object: T) => readonly ObjectRef[],
+): ReadonlySet<string> {
+  const before = change.type === 'updated' ? map(change.before) : [];
+  return new Set([...before, ...map(change.object)].map(keyOf));
 }
 
 /** Wakes an object for its own changes. */
