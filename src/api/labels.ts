@@ -22,6 +22,10 @@ export const partOf = 'llminferenceservice';
 export const components = {
   workload: 'llminferenceservice-workload',
   workloadPrefill: 'llminferenceservice-workload-prefill',
+  workloadLeader: 'llminferenceservice-workload-leader',
+  workloadLeaderPrefill: 'llminferenceservice-workload-leader-prefill',
+  workloadWorker: 'llminferenceservice-workload-worker',
+  workloadWorkerPrefill: 'llminferenceservice-workload-worker-prefill',
   router: 'llminferenceservice-router',
   scheduler: 'llminferenceservice-router-scheduler',
 } as const;
@@ -33,6 +37,19 @@ export const annotations = {
   sidecar: 'signalbox.io/routing-sidecar',
   /** On a Gateway that the operator made: `namespace/name` of the service it was first made for. */
   gatewayOwner: 'signalbox.io/created-for',
+  /** On a service: the Secret with credentials for its downloads. Both names are in use with KServe. */
+  storageSecret: ['serving.kserve.io/storageSecretName', 'serving.kserve.io/secretName'],
+
+  /** On stored objects: what v1alpha1 says of the model, under the names that KServe uses. */
+  modelCriticality: 'internal.serving.kserve.io/model-criticality',
+  /** The same of its adapters: JSON, index → criticality. */
+  loraCriticalities: 'internal.serving.kserve.io/lora-criticalities',
+  /** The names of those adapters, JSON by the same index: lists are edited. */
+  loraCriticalityNames: 'internal.signalbox.io/lora-criticality-names',
+  /** On objects read as v1alpha1: the fields that only v1alpha2 has. */
+  hubFields: 'internal.signalbox.io/v1alpha2-fields',
+  /** On stored objects: the fields that only v1alpha1 has and no other annotation holds. */
+  spokeFields: 'internal.signalbox.io/v1alpha1-fields',
 } as const;
 
 /** On pods: asks the pod webhook for the routing sidecar. The webhook's objectSelector names it, so no other pod waits for us. */
