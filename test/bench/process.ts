@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 
@@ -62,4 +62,32 @@ export async function stop(child: ChildProcess): Promise<void> {
 /** One line of a table of figures: what, how much, and in parentheses what to compare it with. */
 export function figure(what: string, value: string, beside = ''): string {
   return `  ${what.padEnd(44)} ${value.padStart(12)}${beside === '' ? '' : `   (${beside})`}\n`;
+}
+
+/** Process ids below `pid`, itself included. */
+export function descendantsOf(pid: number): readonly number[] {
+  const children = new Map<number, number[]>();
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const fields = readFileSync(`/proc/${name}/stat`, 'utf8')
+        .replace(/^.*\) /s, '')
+        .split(' ');
+      const parent = Number(fields[1]);
+      children.set(parent, [...(children.get(parent) ?? []), Number(name)]);
+    } catch {
+      // Gone meanwhile.
+    }
+  }
+  const below = (id: number): readonly number[] => [id, ...(children.get(id) ?? []).flatMap(below)];
+  return below(pid);
+}
+
+/** The words with which a process was started; empty when it is gone. */
+export function commandOf(pid: number): readonly string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(0, -1);
+  } catch {
+    return [];
+  }
 }

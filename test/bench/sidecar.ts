@@ -34,7 +34,7 @@ interface Load {
 }
 
 async function load(port: number, request: string, duration: number): Promise<Load> {
-  const child = run('test/bench/sidecar-load.ts', [String(port), String(connections), String(duration)]);
+  const child = run('test/bench/load.ts', [`127.0.0.1:${port}`, String(connections), String(duration)]);
   child.stdin?.end(request);
   return JSON.parse(await firstLine(child.stdout, /^\{/)) as Load;
 }
