@@ -80,6 +80,30 @@ export const operatorSettings = {
     placeholder: 'IMAGE',
     description: 'image of the routing sidecar',
   }),
+  storageInitializerImage: setting.text({
+    flag: 'storage-initializer-image',
+    default: 'kserve/storage-initializer:v0.17.0',
+    placeholder: 'IMAGE',
+    description: 'image of the init container that copies weights: called with pairs of URI and directory',
+  }),
+  huggingFaceLoader: setting.oneOf({
+    flag: 'hugging-face-loader',
+    choices: ['engine', 'initializer'],
+    default: 'engine',
+    description: 'who fetches hf:// models where the service leaves it open: the model server or that init container',
+  }),
+  ociModelMode: setting.oneOf({
+    flag: 'oci-model-mode',
+    choices: ['modelcar', 'native'],
+    default: 'modelcar',
+    description: 'how oci:// models are read: from a container beside the model server, or as an image volume',
+  }),
+  caBundleConfigMap: setting.text({
+    flag: 'ca-bundle-config-map',
+    placeholder: 'NAME',
+    description:
+      "ConfigMap with certificate authorities that downloads trust, in each service's namespace; empty: none",
+  }),
   sidecarSessions: setting.integer({
     flag: 'sidecar-sessions',
     default: 1000,

@@ -29,6 +29,10 @@ export type ControllerConfig = Pick<
   | 'eppImage'
   | 'sidecarImage'
   | 'sidecarSessions'
+  | 'storageInitializerImage'
+  | 'huggingFaceLoader'
+  | 'ociModelMode'
+  | 'caBundleConfigMap'
 >;
 
 /**
@@ -59,6 +63,12 @@ export async function startControllers(
         settings: {
           images: { vllm: config.vllmImage, epp: config.eppImage, sidecar: config.sidecarImage },
           sidecarSessions: config.sidecarSessions,
+          storage: {
+            initializerImage: config.storageInitializerImage,
+            huggingFace: config.huggingFaceLoader,
+            ociMode: config.ociModelMode,
+            ...(config.caBundleConfigMap === '' ? {} : { caBundle: config.caBundleConfigMap }),
+          },
           urlScheme: config.urlScheme,
           gateway: {
             name: config.gatewayName,

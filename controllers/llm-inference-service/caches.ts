@@ -16,6 +16,7 @@ import type { Logger } from '../../src/telemetry/log.ts';
 /** A service account as far as we read it. */
 export interface ServiceAccount extends KubeObject {
   readonly imagePullSecrets?: readonly { readonly name?: string }[];
+  readonly secrets?: readonly { readonly name?: string }[];
 }
 
 /** Every watch of the controller. No reconcile reads from the API server. */
@@ -28,7 +29,8 @@ export interface Caches {
   readonly routes: Informer<HTTPRoute>;
   readonly pools: Informer<InferencePool>;
   readonly xPools: Informer<XInferencePool>;
-  readonly defaultAccounts: Informer<ServiceAccount>;
+  /** Every ServiceAccount, whoever made it: pods may name any. */
+  readonly accounts: Informer<ServiceAccount>;
   /** Kinds of children, each with its informer of the objects that carry our label. */
   readonly children: readonly Kept[];
   /** Synced before the first reconcile. */
@@ -87,7 +89,7 @@ export async function startCaches(
   const routes = start<HTTPRoute>(resources.httpRoutes, owned);
   const pools = start<InferencePool>(resources.inferencePools, owned);
   const xPools = start<XInferencePool>(resources.xInferencePools, owned);
-  const defaultAccounts = start<ServiceAccount>(resources.serviceAccounts, { fieldSelector: 'metadata.name=default' });
+  const accounts = start<ServiceAccount>(resources.serviceAccounts, { transform: withoutManagers });
   const kept = (resource: Resource): Kept => ({ resource, informer: start<KubeObject>(resource, owned) });
   const children: readonly Kept[] = [
     { resource: resources.deployments, informer: deployments as unknown as Informer<KubeObject> },
@@ -111,7 +113,7 @@ export async function startCaches(
     ...byResource.values(),
     services as unknown as Informer<KubeObject>,
     pods as unknown as Informer<KubeObject>,
-    defaultAccounts as unknown as Informer<KubeObject>,
+    accounts as unknown as Informer<KubeObject>,
   ];
   return {
     services,
@@ -122,7 +124,7 @@ export async function startCaches(
     routes,
     pools,
     xPools,
-    defaultAccounts,
+    accounts,
     children,
     required: all.filter((informer) => !missing.has(informer)),
     missing: all.filter((informer) => missing.has(informer)),
@@ -170,6 +172,11 @@ function withoutBallast(pod: PodState): PodState {
     spec: { containers: slim(pod.spec?.containers), initContainers: slim(pod.spec?.initContainers) },
     ...(pod.status ? { status: pod.status } : {}),
   };
+}
+
+function withoutManagers(account: ServiceAccount): ServiceAccount {
+  const { managedFields: _m, ...metadata } = account.metadata;
+  return { ...account, metadata };
 }
 
 function componentKey(pod: KubeObject): string {

@@ -5,6 +5,7 @@ import { resources } from '../../src/kube/resources.ts';
 import type { Observed, Surroundings } from '../../src/plan/observed.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { childNames } from '../../src/render/names.ts';
+import { accountOf } from '../../src/render/pod/credentials.ts';
 import { byComponent, byOwner, type Caches } from './caches.ts';
 import type { Writes } from './writes.ts';
 
@@ -12,6 +13,7 @@ import type { Writes } from './writes.ts';
 export interface Settings {
   readonly images: Platform['images'];
   readonly sidecarSessions: number;
+  readonly storage: Omit<Platform['storage'], 'accounts'>;
   readonly urlScheme: 'http' | 'https';
   readonly gateway: {
     readonly name: string;
@@ -49,7 +51,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
   const surroundings = gatherSurroundings(sources);
   const { className, live } = surroundings.gateway;
   const { settings, caches } = sources;
-  const account = caches.defaultAccounts.store.get({
+  const account = caches.accounts.store.get({
     namespace: service.metadata.namespace ?? 'default',
     name: 'default',
   });
@@ -69,10 +71,29 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
         ...(className === undefined ? {} : { className }),
         ...(live ? { live } : {}),
       },
+      storage: { ...settings.storage, accounts: gatherAccounts(sources, service) },
       imagePullSecrets: (account?.imagePullSecrets ?? []).flatMap(({ name }) => (name ? [name] : [])),
     },
     children: gatherChildren(sources, service),
   };
+}
+
+/** The ServiceAccounts that the service's pods name, and the default one. */
+export function accountsOf({ spec }: LLMInferenceService): readonly string[] {
+  const templates = [spec.template, spec.worker, spec.prefill?.template, spec.prefill?.worker];
+  return [...new Set(['default', ...templates.map(accountOf)])];
+}
+
+function gatherAccounts({ caches }: Sources, service: LLMInferenceService): Platform['storage']['accounts'] {
+  const namespace = service.metadata.namespace ?? 'default';
+  return Object.fromEntries(
+    accountsOf(service).flatMap((name) => {
+      const account = caches.accounts.store.get({ namespace, name });
+      if (!account) return [];
+      const secrets = (account.secrets ?? []).flatMap((secret) => secret.name ?? []);
+      return [[name, { secrets, annotations: account.metadata.annotations ?? {} }]];
+    }),
+  );
 }
 
 function gatherSurroundings({ caches, writes, settings }: Sources): Surroundings {

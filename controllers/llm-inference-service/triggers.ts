@@ -7,7 +7,8 @@ import { resources } from '../../src/kube/resources.ts';
 import { causeOf } from '../../src/plan/causes.ts';
 import { hasDefaultGateway } from '../../src/render/input.ts';
 import { keysOfChange, ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
-import type { Sources } from './gather.ts';
+import type { ServiceAccount } from './caches.ts';
+import { accountsOf, type Sources } from './gather.ts';
 
 const owner = { group: resources.llmInferenceServices.group, kind: resources.llmInferenceServices.kind };
 
@@ -37,11 +38,10 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
       when: (before, after) => JSON.stringify(before.status?.conditions) !== JSON.stringify(after.status?.conditions),
     }),
     triggerMapped(
-      caches.defaultAccounts,
-      (account) => usersOf(({ metadata }) => metadata.namespace === account.metadata.namespace),
-      {
-        when: (before, after) => JSON.stringify(before.imagePullSecrets) !== JSON.stringify(after.imagePullSecrets),
-      },
+      caches.accounts,
+      ({ metadata: { name, namespace } }) =>
+        usersOf((service) => service.metadata.namespace === namespace && accountsOf(service).includes(name)),
+      { when: (before, after) => digestOfAccount(before) !== digestOfAccount(after) },
     ),
     // Definitions that come later change what can be rendered for everyone.
     ...caches.missing.map(
@@ -90,6 +90,11 @@ function isUsedBy(
   if (hasDefaultGateway(spec)) return settings.gateway.name === name && settings.gateway.namespace === namespace;
   const refs = [...(spec.router?.gateway?.refs ?? []), ...(spec.router?.route?.http?.spec?.parentRefs ?? [])];
   return refs.some((ref) => ref.name === name && (ref.namespace ?? metadata.namespace) === namespace);
+}
+
+/** What of a ServiceAccount matters: pods are given their tokens by others. */
+function digestOfAccount({ metadata, imagePullSecrets, secrets }: ServiceAccount): string {
+  return JSON.stringify([metadata.annotations, imagePullSecrets, secrets]);
 }
 
 /** What of a Gateway matters: not how many routes hang on it, which changes with every service. */

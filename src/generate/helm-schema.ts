@@ -15,6 +15,8 @@ const flags: Readonly<Record<string, FlagOfValue>> = {
   urlScheme: operatorSettings.urlScheme,
   'webhook.port': operatorSettings.webhookPort,
   'webhook.servicePort': operatorSettings.webhookPort,
+  'storage.huggingFaceLoader': operatorSettings.huggingFaceLoader,
+  'storage.ociModelMode': operatorSettings.ociModelMode,
   sidecarSessions: operatorSettings.sidecarSessions,
   workers: operatorSettings.workers,
   logLevel: operatorSettings.logLevel,

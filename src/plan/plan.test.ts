@@ -331,7 +331,7 @@ describe('checks', () => {
   const noGateway = (parts: object) => ({ gateway: { name: 'g', namespace: 'n', ...parts } });
 
   it('refuse what admission refuses', () => {
-    const service = llmService({ spec: { model: { uri: 'pvc://claim' } } });
+    const service = llmService({ spec: { model: { uri: 'ftp://host/model' } } });
     expect(
       firstViolation(beforeRendering, { service, effective: service.spec, surroundings: surroundings() }),
     ).toMatchObject({

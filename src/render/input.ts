@@ -13,6 +13,27 @@ export interface Platform {
   readonly gateway: GatewayFacts;
   /** Names of the pull secrets of the namespace's default service account: our service accounts replace it. */
   readonly imagePullSecrets: readonly string[];
+  readonly storage: StorageFacts;
+}
+
+/** How weights come into pods where the service leaves it open. */
+export interface StorageFacts {
+  /** Image of the init container that copies weights. */
+  readonly initializerImage: string;
+  /** Who fetches models of the Hugging Face hub. */
+  readonly huggingFace: 'engine' | 'initializer';
+  /** How `oci://` images are read: by a container that links them, or as image volumes. */
+  readonly ociMode: 'modelcar' | 'native';
+  /** ConfigMap with certificate authorities for downloads, in the service's namespace. */
+  readonly caBundle?: string;
+  /** ServiceAccounts of the namespace that the service's pods use, by name. */
+  readonly accounts: Readonly<Record<string, AccountFacts>>;
+}
+
+/** What of a ServiceAccount downloads depend on. */
+export interface AccountFacts {
+  readonly secrets: readonly string[];
+  readonly annotations: Readonly<Record<string, string>>;
 }
 
 export interface ServedKinds {

@@ -6,7 +6,7 @@ import type { Manifest } from '../kube/object.ts';
 import { mergePod } from './merge.ts';
 import { completeResources } from './pod/resources.ts';
 import { injectSidecar, parseSidecarSettings } from './pod/sidecar.ts';
-import { hasFlag, parseModelUri, splitWords } from './pod/vllm-args.ts';
+import { hasFlag, splitWords } from './pod/vllm-args.ts';
 import { render } from './render.ts';
 
 const renderService = (service: LLMInferenceService, parts = {}): readonly Manifest[] =>
@@ -78,15 +78,6 @@ describe('kinds that are not served', () => {
 });
 
 describe('arguments of vLLM', () => {
-  it.each([
-    ['hf://a/b', { model: 'a/b' }],
-    ['hf://a/b:v1', { model: 'a/b', revision: 'v1' }],
-  ])('%s', (uri, source) => expect(parseModelUri(uri)).toEqual(source));
-
-  it.each(['pvc://claim/x', 's3://bucket', 'hf://a', 'a/b'])('%s is refused with its remedy', (uri) =>
-    expect(() => parseModelUri(uri)).toThrow(/spec\.model\.uri: .*hf:\/\/organisation\/model/),
-  );
-
   it.each([
     ['', []],
     ['  --a  b ', ['--a', 'b']],

@@ -51,6 +51,12 @@ export function platform(parts: Partial<Platform> = {}): Platform {
     served: { gatewayApi: true, pool: true, xPool: true },
     gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', port: 80, className: 'envoy' },
     imagePullSecrets: [],
+    storage: {
+      initializerImage: 'kserve/storage-initializer:v0.17.0',
+      huggingFace: 'engine',
+      ociMode: 'modelcar',
+      accounts: {},
+    },
     ...parts,
   };
 }

@@ -160,8 +160,8 @@ describe('a service', () => {
   const keda = { triggers: [{ type: 'cron' }] };
   it.each<[what: string, spec: object, path: string, words: string]>([
     // Refused by the webhook, with the path of each field.
-    ['another storage', { model: { uri: 's3://bucket/model' } }, 'spec.model.uri', notYet],
-    ['no model', { model: { uri: 'Qwen' } }, 'spec.model.uri', 'is not hf://organisation/model'],
+    ['another storage', { model: { uri: 'ftp://host/model' } }, 'spec.model.uri', 'unsupported schema in model URI'],
+    ['no model', { model: { uri: 'Qwen' } }, 'spec.model.uri', 'unsupported schema in model URI'],
     ['LoRA', { model: { uri: 'hf://a/b', lora: { maxRank: 8 } } }, 'spec.model.lora', notYet],
     ['several nodes', { worker: {} }, 'spec.worker', notYet],
     [

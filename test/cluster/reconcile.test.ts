@@ -48,6 +48,10 @@ const config: ControllerConfig = {
   eppImage: operatorSettings.eppImage.default,
   sidecarImage: operatorSettings.sidecarImage.default,
   sidecarSessions: 1000,
+  storageInitializerImage: 'kserve/storage-initializer:v0.17.0',
+  huggingFaceLoader: 'engine',
+  ociModelMode: 'modelcar',
+  caBundleConfigMap: '',
 };
 
 interface Told {
@@ -576,7 +580,7 @@ describe('what cannot be', () => {
     await admin.mergePatch(
       resources.llmInferenceServices,
       { namespace, name: 'chat' },
-      { spec: { model: { uri: 'pvc://claim' } } },
+      { spec: { model: { uri: 'ftp://host/model' } } },
     );
     await eventually(async () =>
       expect(await conditionsOf('chat')).toMatchObject({

@@ -177,7 +177,7 @@ describe('the whole path', () => {
       kind: 'LLMInferenceService',
       metadata: { name: 'bad', namespace },
     };
-    await expect(apply({ ...service, spec: { model: { uri: 's3://bucket/model' } } })).rejects.toThrow(
+    await expect(apply({ ...service, spec: { model: { uri: 'ftp://host/model' } } })).rejects.toThrow(
       /spec\.model\.uri/,
     );
     await expect(

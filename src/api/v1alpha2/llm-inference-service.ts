@@ -12,7 +12,9 @@ export const modelSpec = z
       .string()
       .min(1)
       .max(4096)
-      .describe('Where the weights are: hf://organisation/model or hf://organisation/model:revision.'),
+      .describe(
+        'Where the weights are: hf://organisation/model[:revision], pvc://claim/path, oci://image, s3://bucket/path, …',
+      ),
     name: z.string().min(1).max(253).optional().describe('Name in requests; the name of the service when absent.'),
     lora: z
       .object({
@@ -42,7 +44,9 @@ const specShape = () => ({
   storageInitializer: z
     .object({ enabled: z.boolean().optional() })
     .optional()
-    .describe('Whether the operator brings the weights into the pods; on when absent.'),
+    .describe(
+      'Whether the operator brings the weights into the pods: false leaves /mnt/models to you; true copies also hf:// models.',
+    ),
   ...workloadShape(),
   router: routerSpec.optional(),
   prefill: workloadSpec.optional().describe('Pods that only prefill; the pods of spec then only decode.'),

@@ -26,13 +26,6 @@ const workloadRows: readonly Row[] = [
 
 const serviceRows: readonly Row[] = [
   { path: 'model.lora', what: 'LoRA adapters', remedy: 'remove it' },
-  { path: 'model.confidential.enabled', what: 'encrypted weights', remedy: 'remove model.confidential' },
-  { path: 'model.confidential.resourceId', what: 'encrypted weights', remedy: 'remove model.confidential' },
-  {
-    path: 'storageInitializer',
-    what: 'a storage initializer',
-    remedy: 'remove it; the model server loads the weights itself',
-  },
   ...workloadRows,
   ...workloadRows.map((row) => ({ ...row, path: `prefill.${row.path}` })),
   {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { defaultService, modelNameOf } from './defaults.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from './llm-inference-service.ts';
-import { parseHuggingFaceUri } from './model-uri.ts';
+import { parseHuggingFaceUri, parseModelLocation } from './model-uri.ts';
 import { validateService, validateServiceConfig, warnService } from './validate.ts';
 
 const model = { uri: 'hf://Qwen/Qwen3-8B' };
@@ -25,6 +25,13 @@ const picker = {
 describe('validateService', () => {
   it.each<[string, Partial<LLMInferenceServiceSpec>]>([
     ['nothing but a model', {}],
+    ['a bucket', { model: { uri: 's3://bucket/x' } }],
+    ['a claim', { model: { uri: 'pvc://claim/x' } }],
+    [
+      'weights that are there already',
+      { model: { uri: 'oci+native://registry:5000/a/b:1' }, storageInitializer: { enabled: false } },
+    ],
+    ['encrypted weights', { model: { ...model, confidential: { enabled: true, resourceId: 'kbs:///a/b/c' } } }],
     ['a revision', { model: { uri: 'hf://Qwen/Qwen3-8B:refs/pr/1', name: 'Qwen/Qwen3-8B' } }],
     [
       'prefill and decode with everything that works',
@@ -69,18 +76,30 @@ describe('validateService', () => {
 
   const notYet = 'not supported yet';
   it.each<[string, Partial<LLMInferenceServiceSpec>, string, string]>([
-    ['S3', { model: { uri: 's3://bucket/x' } }, 'spec.model.uri', notYet],
-    ['a claim', { model: { uri: 'pvc://claim/x' } }, 'spec.model.uri', notYet],
-    ['an OCI image', { model: { uri: 'oci+native://image' } }, 'spec.model.uri', notYet],
-    ['an unknown scheme', { model: { uri: 'ftp://host/x' } }, 'spec.model.uri', 'is not hf://organisation/model'],
-    ['no organisation', { model: { uri: 'hf://gpt2' } }, 'spec.model.uri', 'is not hf://organisation/model'],
-    ['no scheme', { model: { uri: 'Qwen/Qwen3-8B' } }, 'spec.model.uri', 'is not hf://organisation/model'],
-    ['a space in the URI', { model: { uri: 'hf://a/b c' } }, 'spec.model.uri', 'is not hf://organisation/model'],
+    ['an unknown scheme', { model: { uri: 'ftp://host/x' } }, 'spec.model.uri', 'use one of hf://'],
+    ['HDFS', { model: { uri: 'hdfs://host/x' } }, 'spec.model.uri', 'unsupported schema in model URI'],
+    ['capitals', { model: { uri: 'HF://a/b' } }, 'spec.model.uri', 'is not of the form hf://'],
+    ['no organisation', { model: { uri: 'hf://gpt2' } }, 'spec.model.uri', 'is not of the form hf://'],
+    ['no scheme', { model: { uri: 'Qwen/Qwen3-8B' } }, 'spec.model.uri', 'unsupported schema in model URI'],
+    ['a space in the URI', { model: { uri: 's3://a/b c' } }, 'spec.model.uri', 'is not of the form s3://'],
+    ['a path that climbs', { model: { uri: 'pvc://claim/../x' } }, 'spec.model.uri', 'is not of the form pvc://'],
+    ['a claim with capitals', { model: { uri: 'pvc://Claim' } }, 'spec.model.uri', 'is not of the form pvc://'],
+    ['an image with a space', { model: { uri: 'oci://a b' } }, 'spec.model.uri', 'is not of the form oci://'],
+    [
+      'no key for encrypted weights',
+      { model: { ...model, confidential: { enabled: true } } },
+      'spec.model.confidential.resourceId',
+      'is required when confidential is enabled',
+    ],
+    [
+      'a key of another form',
+      { model: { ...model, confidential: { enabled: false, resourceId: 'kbs://a/b' } } },
+      'spec.model.confidential.resourceId',
+      'must be of the form kbs:///repo/type/tag',
+    ],
     ['a quote in the name', { model: { ...model, name: 'a"b' } }, 'spec.model.name', 'cannot stand in a URL path'],
     ['dots in the name', { model: { ...model, name: 'a/../b' } }, 'spec.model.name', 'cannot stand in a URL path'],
     ['LoRA', { model: { ...model, lora: { adapters: [] } } }, 'spec.model.lora', notYet],
-    ['encryption', { model: { ...model, confidential: { enabled: true } } }, 'spec.model.confidential.enabled', notYet],
-    ['storage', { storageInitializer: { enabled: true } }, 'spec.storageInitializer', notYet],
     ['workers', { worker: {} }, 'spec.worker', notYet],
     ['workers of prefill', { prefill: { worker: {} } }, 'spec.prefill.worker', notYet],
     ['data parallelism', { parallelism: { data: 2, tensor: 1 } }, 'spec.parallelism.data', notYet],
@@ -368,5 +387,27 @@ describe('parseHuggingFaceUri', () => {
     ['HF://a/b', undefined],
   ])('reads %s', (uri, expected) => {
     expect(parseHuggingFaceUri(uri)).toEqual(expected);
+  });
+});
+
+describe('parseModelLocation', () => {
+  it.each<[string, unknown]>([
+    ['hf://a/b:v1', { kind: 'hub', organisation: 'a', model: 'b', revision: 'v1' }],
+    ['pvc://claim', { kind: 'claim', claim: 'claim' }],
+    ['pvc://claim/', { kind: 'claim', claim: 'claim' }],
+    ['pvc://claim/a/b/', { kind: 'claim', claim: 'claim', path: 'a/b' }],
+    ['pvc:///a', undefined],
+    ['pvc://a/./b', undefined],
+    ['oci://host:5000/a/b:v1', { kind: 'image', image: 'host:5000/a/b:v1', isVolume: false }],
+    [`oci+native://a@sha256:${'0'.repeat(64)}`, { kind: 'image', image: `a@sha256:${'0'.repeat(64)}`, isVolume: true }],
+    ['oci+fetch://a', undefined],
+    ['s3://bucket', { kind: 'download', scheme: 's3', uri: 's3://bucket' }],
+    ['gs://bucket/a b', undefined],
+    ['https://host/a?b=c', { kind: 'download', scheme: 'https', uri: 'https://host/a?b=c' }],
+    ['ms://a/b', { kind: 'download', scheme: 'ms', uri: 'ms://a/b' }],
+    ['s3:///x', undefined],
+    ['s3://', undefined],
+  ])('reads %s', (uri, expected) => {
+    expect(parseModelLocation(uri)).toEqual(expected);
   });
 });

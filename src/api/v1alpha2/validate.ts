@@ -4,9 +4,9 @@ import { type Issue, showValue } from '../issue.ts';
 import { labels, sidecarInjectionLabel } from '../labels.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec, WorkloadSpec } from './llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from './llm-inference-service-config.ts';
-import { knownUriSchemes, parseHuggingFaceUri, schemeOf } from './model-uri.ts';
+import { formOf, parseModelLocation, schemeOf, uriForms } from './model-uri.ts';
 import { checkPickerConfig } from './picker-config.ts';
-import { checkSupported, unsupported } from './unsupported.ts';
+import { checkSupported } from './unsupported.ts';
 
 type Check = (service: LLMInferenceService) => readonly Issue[];
 
@@ -14,6 +14,7 @@ type Check = (service: LLMInferenceService) => readonly Issue[];
 const checks: readonly Check[] = [
   checkName,
   checkModelUri,
+  checkConfidential,
   checkModelName,
   ({ spec }) => checkWorkload(spec, 'spec'),
   ({ spec }) => (spec.prefill ? checkWorkload(spec.prefill, 'spec.prefill') : []),
@@ -44,6 +45,11 @@ export function warnService(service: LLMInferenceService): readonly string[] {
   if (refs.length > 0 && parents.length > 0) {
     warnings.push(
       'spec.router.route.http.spec.parentRefs can be omitted when spec.router.gateway.refs is set; the operator writes them from there',
+    );
+  }
+  if (spec.model.confidential?.enabled && /^(pvc|oci|oci\+native):/.test(spec.model.uri)) {
+    warnings.push(
+      `spec.model.confidential: has no effect with ${showValue(spec.model.uri)}; only weights that are copied into the pod are decrypted`,
     );
   }
   for (const [path, workload] of workloadsOf(spec)) {
@@ -97,15 +103,34 @@ function checkName({ metadata: { name } }: LLMInferenceService): readonly Issue[
 }
 
 function checkModelUri({ spec }: LLMInferenceService): readonly Issue[] {
-  const path = 'spec.model.uri';
-  const { uri } = spec.model;
-  const scheme = schemeOf(uri);
-  if (scheme !== undefined && knownUriSchemes.includes(scheme)) {
-    return [unsupported(path, uri, `${scheme}:// storage`, 'use hf://organisation/model')];
-  }
-  if (parseHuggingFaceUri(uri)) return [];
-  const message = `${showValue(uri)} is not hf://organisation/model or hf://organisation/model:revision; write it so`;
+  return checkUri(spec.model.uri, 'spec.model.uri');
+}
+
+function checkUri(uri: string, path: string): readonly Issue[] {
+  if (parseModelLocation(uri)) return [];
+  const form = formOf(schemeOf(uri) ?? '');
+  const message =
+    form === undefined
+      ? `unsupported schema in model URI: ${showValue(uri)}; use one of ${uriForms.join(', ')}`
+      : `${showValue(uri)} is not of the form ${form}; write it so`;
   return [{ path, code: 'invalid', message }];
+}
+
+/** Weights are decrypted where they are copied, so there must be a key, and a copy. */
+function checkConfidential({ spec }: LLMInferenceService): readonly Issue[] {
+  const { confidential } = spec.model;
+  const path = 'spec.model.confidential.resourceId';
+  if (
+    confidential?.resourceId !== undefined &&
+    !/^kbs:\/\/\/[^/\s]+\/[^/\s]+\/[^/\s]+$/.test(confidential.resourceId)
+  ) {
+    const message = `${showValue(confidential.resourceId)} must be of the form kbs:///repo/type/tag`;
+    return [{ path, code: 'invalid', message }];
+  }
+  if (!confidential?.enabled || confidential.resourceId !== undefined) return [];
+  return [
+    { path, code: 'required', message: 'resourceId is required when confidential is enabled; kbs:///repo/type/tag' },
+  ];
 }
 
 /** The name becomes part of a route's path and of a header value. */

@@ -6,7 +6,8 @@ import type { Role } from '../labels.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
 import { renderModelProbes } from './probes.ts';
 import { completeResources } from './resources.ts';
-import { parseModelUri, renderVllmArgs, splitWords } from './vllm-args.ts';
+import { renderStorage, type Storage, withoutStorage } from './storage.ts';
+import { renderVllmArgs, splitWords } from './vllm-args.ts';
 
 /** The container that serves the model. */
 export const mainContainer = 'main';
@@ -45,35 +46,47 @@ export function vllmPortOf(role: Role): number {
 export function renderModelPod(context: Context, workload: WorkloadSpec, role: Role): PodSpec {
   const template = workload.template;
   const theirs = template?.containers?.find((container) => container.name === mainContainer);
-  const main = renderMain(context, workload, role, theirs);
+  const storage = renderStorage(context, template, theirs);
+  const main = renderMain(context, workload, role, theirs, storage);
   const needsToken = role === 'decode';
   const ours: PodSpec = {
     // The token is for the sidecar; model code from the internet has no business with the API server.
     automountServiceAccountToken: needsToken || template?.serviceAccountName !== undefined,
     ...(needsToken ? { serviceAccountName: context.names.sidecarServiceAccount } : {}),
     terminationGracePeriodSeconds: terminationGraceSeconds,
+    ...(storage.shareProcessNamespace ? { shareProcessNamespace: true } : {}),
+    ...(storage.initContainers.length > 0 ? { initContainers: storage.initContainers } : {}),
     containers: [],
     volumes: [
       { name: 'home', emptyDir: {} },
       { name: 'tmp-dir', emptyDir: {} },
       { name: 'model-cache', emptyDir: {} },
       { name: 'dshm', emptyDir: { medium: 'Memory', sizeLimit: '1Gi' } },
+      ...storage.volumes,
     ],
   };
   const others = (template?.containers ?? []).filter((container) => container.name !== mainContainer);
-  const merged = mergePod(ours, { ...template, containers: [] });
+  const initContainers = withoutStorage(template?.initContainers);
+  const { initContainers: _all, ...rest } = template ?? {};
+  const merged = mergePod(ours, { ...rest, containers: [], ...(initContainers.length > 0 ? { initContainers } : {}) });
   return { ...merged, containers: [completeResources(main), ...others.map(completeResources)] };
 }
 
-function renderMain(context: Context, workload: WorkloadSpec, role: Role, theirs: Container | undefined): Container {
-  const ours = renderOwnMain(context, role);
+function renderMain(
+  context: Context,
+  workload: WorkloadSpec,
+  role: Role,
+  theirs: Container | undefined,
+  storage: Storage,
+): Container {
+  const ours = renderOwnMain(context, role, storage);
   // A command of the user's is run as written: our arguments belong to `vllm serve` alone.
   if (theirs?.command !== undefined) return mergeContainer(ours, theirs);
 
   const added = theirs?.env?.find((variable) => variable.name === additionalArgs)?.value;
   const own = [...(added === undefined ? [] : splitWords(added)), ...(theirs?.args ?? [])];
   const args = renderVllmArgs({
-    source: parseModelUri(context.effective.model.uri),
+    source: storage,
     servedNames: [context.modelName, `publishers/${context.namespace}/models/${context.modelName}`],
     port: vllmPortOf(role),
     tensorParallelSize: workload.parallelism?.tensor,
@@ -83,7 +96,7 @@ function renderMain(context: Context, workload: WorkloadSpec, role: Role, theirs
   return { ...mergeContainer(ours, { ...theirs, name: mainContainer }), args: [...args, ...own] };
 }
 
-function renderOwnMain(context: Context, role: Role): Container {
+function renderOwnMain(context: Context, role: Role, storage: Storage): Container {
   const port = vllmPortOf(role);
   return {
     name: mainContainer,
@@ -101,7 +114,9 @@ function renderOwnMain(context: Context, role: Role): Container {
             { name: 'VLLM_NIXL_SIDE_CHANNEL_HOST', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
             { name: 'VLLM_NIXL_SIDE_CHANNEL_PORT', value: '5600' },
           ]),
+      ...storage.env,
     ],
+    ...(storage.envFrom.length > 0 ? { envFrom: storage.envFrom } : {}),
     ports: [{ containerPort: port, name: role === 'decode' ? 'vllm' : 'http', protocol: 'TCP' }],
     ...renderModelProbes(port),
     lifecycle: { preStop: { sleep: { seconds: drainSeconds } } },
@@ -118,6 +133,7 @@ function renderOwnMain(context: Context, role: Role): Container {
       { mountPath: '/tmp', name: 'tmp-dir' },
       { mountPath: '/mnt/model-cache', name: 'model-cache' },
       { mountPath: '/dev/shm', name: 'dshm' },
+      ...storage.mounts,
     ],
   };
 }

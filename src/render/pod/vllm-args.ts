@@ -1,27 +1,11 @@
-import { parseHuggingFaceUri } from '../../api/v1alpha2/model-uri.ts';
 import { AppError } from '../../errors.ts';
 
 /** The command line of `vllm serve`. */
 
 export interface ModelSource {
-  /** What vLLM calls the model: `organisation/model`. */
+  /** What vLLM is told to load: `organisation/model` or a path. */
   readonly model: string;
-  readonly revision?: string;
-}
-
-/**
- * The model of a URI: `hf://organisation/model` or `hf://organisation/model:revision`.
- * @throws AppError `unsupported` for everything else; admission refuses it before
- */
-export function parseModelUri(uri: string): ModelSource {
-  const found = parseHuggingFaceUri(uri);
-  if (!found)
-    throw new AppError(
-      'unsupported',
-      `spec.model.uri: "${uri}" is not supported; write hf://organisation/model or hf://organisation/model:revision`,
-    );
-  const model = `${found.organisation}/${found.model}`;
-  return found.revision === undefined ? { model } : { model, revision: found.revision };
+  readonly revision?: string | undefined;
 }
 
 export interface VllmOptions {

@@ -1,0 +1,237 @@
+import type { Container, PodSpec, PodTemplate } from '../../api/foreign/pod.ts';
+import { type ModelLocation, parseModelLocation, uriForms } from '../../api/v1alpha2/model-uri.ts';
+import { AppError } from '../../errors.ts';
+import type { Context } from '../input.ts';
+import { mergeContainer } from '../merge.ts';
+import { accountOf, caBundleOf, renderCredentials } from './credentials.ts';
+
+/** How weights come into a pod: mounted, copied by an init container, or loaded by the model server itself. */
+
+/** Where the model server finds weights that it does not load itself. */
+export const modelPath = '/mnt/models';
+
+/** The init container that copies weights; users may give a part of it in their template. */
+export const storageInitializer = 'storage-initializer';
+
+/**
+ * The volume that copied weights are in. A template may put a claim in its place by giving a volume of this name; with one
+ * that many pods may write, prefill and decode pods share a copy.
+ */
+const copiedVolume = 'kserve-provision-location';
+const claimVolume = 'kserve-pvc-source';
+const imageVolume = 'model-image';
+
+const initializerResources = {
+  requests: { cpu: '100m', memory: '512Mi' },
+  limits: { memory: '4Gi' },
+} as const;
+
+const restricted = {
+  allowPrivilegeEscalation: false,
+  capabilities: { drop: ['ALL'] },
+  seccompProfile: { type: 'RuntimeDefault' },
+} as const;
+
+/** What a pod needs so that its main container finds the weights. */
+export interface Storage {
+  /** What `vllm serve` is told: a path or the name on the hub. */
+  readonly model: string;
+  readonly revision?: string;
+  readonly volumes: NonNullable<PodSpec['volumes']>;
+  readonly initContainers: readonly Container[];
+  /** For the main container. */
+  readonly mounts: NonNullable<Container['volumeMounts']>;
+  readonly env: NonNullable<Container['env']>;
+  readonly envFrom: NonNullable<Container['envFrom']>;
+  readonly shareProcessNamespace?: true;
+}
+
+/** The storage of pods of a template, whose container `main` is the user's part of the model server. */
+export function renderStorage(
+  context: Context,
+  template: PodTemplate | undefined,
+  main: Container | undefined,
+): Storage {
+  const { effective } = context;
+  const { uri } = effective.model;
+  if (effective.storageInitializer?.enabled === false)
+    return { model: modelPath, volumes: [], initContainers: [], mounts: [], env: [], envFrom: [] };
+  const location = locate(uri, 'spec.model.uri');
+  const account = accountOf(template);
+  switch (location.kind) {
+    case 'hub':
+      if (!loadsItself(context, template, main)) return copy(context, template, account, [[uri, modelPath]]);
+      return fromHub(context, account, location);
+    case 'claim':
+      return mounted(
+        { name: claimVolume, persistentVolumeClaim: { claimName: location.claim } },
+        { ...(location.path === undefined ? {} : { subPath: location.path }) },
+      );
+    case 'image':
+      return location.isVolume || context.platform.storage.ociMode === 'native'
+        ? mounted(
+            { name: imageVolume, image: { reference: location.image, pullPolicy: 'IfNotPresent' } },
+            { subPath: 'models' },
+          )
+        : modelcar(location.image, main);
+    case 'download':
+      return copy(context, template, account, [[uri, modelPath]]);
+  }
+}
+
+/**
+ * What a URI says.
+ * @throws AppError `unsupported` for what admission refuses
+ */
+export function locate(uri: string, path: string): ModelLocation {
+  const location = parseModelLocation(uri);
+  if (location) return location;
+  throw new AppError('unsupported', `${path}: "${uri}" is not supported; write one of ${uriForms.join(', ')}`);
+}
+
+/**
+ * Whether vLLM fetches a model of the hub itself, into its cache volume. It saves an image and a wait. It does not
+ * where settings or the service ask for the init container, or where the user's own command expects the path.
+ */
+function loadsItself(
+  { effective, platform }: Context,
+  template: PodTemplate | undefined,
+  main: Container | undefined,
+): boolean {
+  if (platform.storage.huggingFace === 'initializer' || effective.storageInitializer?.enabled === true) return false;
+  if (effective.model.confidential?.enabled) return false;
+  if (template?.initContainers?.some(({ name }) => name === storageInitializer)) return false;
+  return ![...(main?.command ?? []), ...(main?.args ?? [])].some((word) => word.includes(modelPath));
+}
+
+function fromHub(context: Context, account: string, location: Extract<ModelLocation, { kind: 'hub' }>): Storage {
+  const { env, envFrom } = renderCredentials(context, account, ['hf://']);
+  return {
+    model: `${location.organisation}/${location.model}`,
+    ...(location.revision === undefined ? {} : { revision: location.revision }),
+    volumes: [],
+    initContainers: [],
+    mounts: [],
+    env,
+    envFrom,
+  };
+}
+
+type Mount = NonNullable<Container['volumeMounts']>[number];
+
+function mounted(volume: NonNullable<PodSpec['volumes']>[number], mount: Partial<Mount>): Storage {
+  return {
+    model: modelPath,
+    volumes: [volume],
+    initContainers: [],
+    mounts: [{ name: volume.name, mountPath: modelPath, readOnly: true, ...mount }],
+    env: [],
+    envFrom: [],
+  };
+}
+
+/** Copies into a volume before the model server starts: pairs of URI and directory. */
+function copy(
+  context: Context,
+  template: PodTemplate | undefined,
+  account: string,
+  pairs: readonly (readonly [uri: string, path: string])[],
+): Storage {
+  const uris = pairs.map(([uri]) => uri);
+  const credentials = renderCredentials(context, account, uris);
+  const bundle = caBundleOf(context, account);
+  const { confidential } = context.effective.model;
+  const ours: Container = {
+    name: storageInitializer,
+    image: context.platform.storage.initializerImage,
+    env: [
+      ...(uris.some((uri) => uri.startsWith('hf://'))
+        ? [
+            { name: 'HF_HUB_ENABLE_HF_TRANSFER', value: '1' },
+            { name: 'HF_XET_HIGH_PERFORMANCE', value: '1' },
+            { name: 'HF_XET_NUM_CONCURRENT_RANGE_GETS', value: '8' },
+          ]
+        : []),
+      ...credentials.env,
+      ...(bundle === undefined
+        ? []
+        : [
+            { name: 'CA_BUNDLE_CONFIGMAP_NAME', value: bundle },
+            { name: 'CA_BUNDLE_VOLUME_MOUNT_POINT', value: bundlePath },
+          ]),
+      ...(confidential?.enabled
+        ? [
+            { name: 'CONFIDENTIAL_ENABLED', value: 'true' },
+            { name: 'CONFIDENTIAL_RESOURCE_ID', value: confidential.resourceId ?? '' },
+          ]
+        : []),
+    ],
+    ...(credentials.envFrom.length > 0 ? { envFrom: credentials.envFrom } : {}),
+    resources: initializerResources,
+    securityContext: { ...restricted, runAsNonRoot: true, runAsUser: initializerUser },
+    // What it wrote last is what the service's condition shows when it fails.
+    terminationMessagePolicy: 'FallbackToLogsOnError',
+    volumeMounts: [
+      { name: copiedVolume, mountPath: modelPath },
+      ...credentials.mounts,
+      ...(bundle === undefined ? [] : [{ name: bundleVolume, mountPath: bundlePath, readOnly: true }]),
+    ],
+  };
+  const theirs = template?.initContainers?.find(({ name }) => name === storageInitializer);
+  const { args: _args, command: _command, ...part } = theirs ?? { name: storageInitializer };
+  return {
+    model: modelPath,
+    volumes: [
+      { name: copiedVolume, emptyDir: {} },
+      ...credentials.volumes,
+      ...(bundle === undefined ? [] : [{ name: bundleVolume, configMap: { name: bundle } }]),
+    ],
+    initContainers: [{ ...mergeContainer(ours, part), args: pairs.flat() }],
+    mounts: [{ name: copiedVolume, mountPath: modelPath, readOnly: true }],
+    env: [],
+    envFrom: [],
+  };
+}
+
+const bundleVolume = 'cabundle-cert';
+const bundlePath = '/etc/ssl/custom-certs';
+const initializerUser = 1000;
+
+/**
+ * The image runs beside the model server and links its /models into a shared volume; the kernel lets the server through
+ * because both are the same user. As a sidecar with a startup probe it is there before the server looks.
+ */
+function modelcar(image: string, main: Container | undefined): Storage {
+  const uid = main?.securityContext?.runAsUser ?? initializerUser;
+  return {
+    model: modelPath,
+    volumes: [{ name: copiedVolume, emptyDir: {} }],
+    initContainers: [
+      {
+        name: 'modelcar',
+        image,
+        restartPolicy: 'Always',
+        // Kubernetes makes `$$` of `$$$$`, and the shell its own process id of that.
+        args: ['sh', '-c', `ln -sfn /proc/$$$$/root/models ${modelPath} && sleep infinity`],
+        startupProbe: {
+          exec: { command: ['sh', '-c', `test -n "$(ls -A ${modelPath}/)"`] },
+          periodSeconds: 1,
+          failureThreshold: 60,
+        },
+        resources: { requests: { cpu: '10m', memory: '15Mi' }, limits: { memory: '64Mi' } },
+        securityContext: { ...restricted, runAsNonRoot: uid !== 0, runAsUser: uid },
+        terminationMessagePolicy: 'FallbackToLogsOnError',
+        volumeMounts: [{ name: copiedVolume, mountPath: '/mnt' }],
+      },
+    ],
+    mounts: [{ name: copiedVolume, mountPath: '/mnt' }],
+    env: [],
+    envFrom: [],
+    shareProcessNamespace: true,
+  };
+}
+
+/** The user's init containers without those that storage has merged already. */
+export function withoutStorage(initContainers: PodTemplate['initContainers']): readonly Container[] {
+  return (initContainers ?? []).filter(({ name }) => name !== storageInitializer);
+}
