@@ -15,7 +15,7 @@ async function main(): Promise<number> {
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   try {
-    const sim = await startSim(parsed.config, { log, signal: stopped.signal });
+    const sim = await startSim(parsed.config, { log, signal: stopped.signal, exit: (code) => process.exit(code) });
     if (!stopped.signal.aborted) {
       await new Promise((resolve) => stopped.signal.addEventListener('abort', resolve, { once: true }));
     }

@@ -225,6 +225,7 @@ export class AnswerReader {
       }
       case 'message_delta': {
         this.#finished(((event.delta ?? {}) as Fields).stop_reason);
+        this.#isCacheReported ||= reportsCachedTokens(event);
         const usage = usageOf(event);
         if (usage) {
           this.#usage = {

@@ -11,7 +11,7 @@ export interface DecisionInput {
   /** There is a prefill URL or a pool to find a prefill pod by. */
   readonly hasFallback: boolean;
   readonly session: SessionMatch | undefined;
-  /** The request goes on from something that only the local engine keeps, such as a stored response. */
+  /** The request cannot be prefilled elsewhere: see `isBound`. */
   readonly isBound: boolean;
   /** A known conversation with more unseen prompt than this goes to a prefill pod all the same; 0 for no limit. */
   readonly maxNewTokens: number;
@@ -23,6 +23,21 @@ export type Decision =
 
 /** A token of English text is about four characters: near enough for a threshold. */
 const charsPerToken = 4;
+
+/**
+ * Whether only the local engine can compute a request: it goes on from a response that is stored there, or it wants several
+ * choices or prompts, of which only the first could use the prefill's handle.
+ */
+export function isBound(body: Readonly<Record<string, unknown>>): boolean {
+  if (typeof body.previous_response_id === 'string') return true;
+  if (isSeveral(body.n) || isSeveral(body.best_of)) return true;
+  const { prompt } = body;
+  return Array.isArray(prompt) && prompt.length > 1 && typeof prompt[0] !== 'number';
+}
+
+function isSeveral(count: unknown): boolean {
+  return typeof count === 'number' && count > 1;
+}
 
 /** Whether a request is prefilled elsewhere first, and who says where. */
 export function decide(input: DecisionInput): Decision {

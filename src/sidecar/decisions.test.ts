@@ -9,7 +9,7 @@ import { allowedTargets, judgeTargets, type PrefillPod, poolOf } from './allow-l
 import { CachedTokensRewriter } from './cached-tokens.ts';
 import { parseSidecarConfig } from './config.ts';
 import { nixlV2 } from './connectors/nixl-v2.ts';
-import { type Decision, type DecisionInput, decide } from './decide.ts';
+import { type Decision, type DecisionInput, decide, isBound } from './decide.ts';
 import { parseHostPort, parseTargets } from './host-port.ts';
 import { originForm } from './pipeline.ts';
 import { routeOf } from './routes.ts';
@@ -114,6 +114,27 @@ describe('the decision', () => {
       { kind: 'local', why: 'session' },
     ],
   ])('%s', (_name, change, expected) => expect(decide({ ...base, ...change })).toEqual(expected));
+});
+
+describe('a request that only the local engine can compute', () => {
+  it.each([
+    [{ previous_response_id: 'resp_1' }, true],
+    [{ n: 2 }, true],
+    [{ n: 1, best_of: 3 }, true],
+    [{ prompt: ['a', 'b'] }, true],
+    [
+      {
+        prompt: [
+          [1, 2],
+          [3, 4],
+        ],
+      },
+      true,
+    ],
+    [{ n: 1, prompt: ['a'] }, false],
+    [{ prompt: [1, 2, 3] }, false],
+    [{ n: null, previous_response_id: null }, false],
+  ])('%j: %s', (body, expected) => expect(isBound(body)).toBe(expected));
 });
 
 describe('nixlv2', () => {

@@ -13,7 +13,7 @@ import type { AllowListSource } from './allow-list-source.ts';
 import { CachedTokensRewriter } from './cached-tokens.ts';
 import type { SidecarConfig } from './config.ts';
 import type { PrefillAnswer } from './connectors/connector.ts';
-import { decide } from './decide.ts';
+import { decide, isBound } from './decide.ts';
 import { isAnswering } from './engine-watch.ts';
 import {
   ClientGone,
@@ -131,7 +131,7 @@ export function createPipeline(deps: PipelineDeps) {
       isPicked: req.headers[pickedHeader] !== undefined,
       hasFallback: trusted !== undefined || deps.allowList !== undefined,
       session,
-      isBound: typeof request.body.previous_response_id === 'string',
+      isBound: isBound(request.body),
       maxNewTokens: config.sessions.maxNewTokens,
     });
 

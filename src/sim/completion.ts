@@ -4,16 +4,24 @@ import { parseTransferParams, type TransferPlan } from './kv-transfer.ts';
 import { type Prompt, parseChatPrompt, parseTextPrompt } from './prompt.ts';
 import { createReply, type Reply } from './reply.ts';
 import { hashText } from './tokenizer.ts';
+import { createFixedReply, createToolReply, exampleOf, parseToolCall } from './tools.ts';
+
+/** The APIs that make text: the last two are written as a chat before they are checked. */
+export type TaskApi = 'chat' | 'completions' | 'generate' | 'responses' | 'messages';
 
 /** A completion request, checked. */
 export interface Task {
-  readonly api: 'chat' | 'completions';
+  readonly api: TaskApi;
   readonly isStream: boolean;
   readonly includesUsage: boolean;
   readonly promptIds: number[];
+  readonly promptTokens: number;
   readonly cacheRoot: number;
   readonly maxTokens: number;
-  readonly reply: Reply;
+  /** One for each choice. */
+  readonly replies: readonly [Reply, ...Reply[]];
+  /** Alternatives to each token whose probabilities are told; undefined where none are. */
+  readonly logprobs: number | undefined;
   readonly plan: TransferPlan;
   /** Text that comes before the answer, where a completion asks for its prompt back. */
   readonly echo: string;
@@ -25,7 +33,14 @@ export interface TaskLimits {
   readonly outputTokens: number;
   readonly seed: number;
   readonly hasConnector: boolean;
+  /** `--enable-auto-tool-choice` with a parser. */
+  readonly hasAutoToolChoice: boolean;
+  /** `--reasoning-parser` is given: answers begin with thoughts. */
+  readonly hasReasoning: boolean;
+  readonly maxLogprobs: number;
 }
+
+const maxChoices = 128;
 
 /**
  * Checks a parsed request against the limits and writes its answer.
@@ -33,10 +48,12 @@ export interface TaskLimits {
  * @throws AppError `invalid` naming the field, its value and the remedy
  */
 export function parseTask(request: Completion, limits: TaskLimits): Task {
-  const { body } = request;
-  const api = request.api === 'chat' ? 'chat' : 'completions';
-  const n = integer(body, 'n', 1);
-  if (n !== undefined && n !== 1) throw new AppError('invalid', `n is ${n}; this server gives one choice a request`);
+  const api = request.api as TaskApi;
+  // The token API keeps its limits in an object of their own.
+  const body = api === 'generate' ? { ...request.body, ...objectOf(request.body, 'sampling_params') } : request.body;
+  const isChat = api !== 'completions' && api !== 'generate';
+  const n = integer(body, 'n', 1) ?? 1;
+  if (n > maxChoices) throw new AppError('invalid', `n is ${n}; ask for at most ${maxChoices} choices`);
   const streamOptions = body.stream_options;
   if (streamOptions !== undefined && streamOptions !== null) {
     if (typeof streamOptions !== 'object') throw new AppError('invalid', 'stream_options must be an object');
@@ -44,7 +61,9 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
   }
   number(body, 'temperature', 0, Number.POSITIVE_INFINITY);
   number(body, 'top_p', 0, 1);
-  const prompt: Prompt = api === 'chat' ? parseChatPrompt(body) : parseTextPrompt(body);
+  const prompt: Prompt = isChat
+    ? parseChatPrompt(body)
+    : parseTextPrompt(api === 'generate' ? { prompt: body.token_ids } : body);
   const plan = parseTransferParams(body.kv_transfer_params);
   if (plan.kind !== 'local' && !limits.hasConnector) {
     throw new AppError(
@@ -61,8 +80,7 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
       `this model's maximum context length is ${limits.maxModelLen} tokens, but the prompt has ${promptTokens} tokens and an answer needs at least one; shorten the prompt`,
     );
   }
-  const given =
-    (api === 'chat' ? integer(body, 'max_completion_tokens', 1) : undefined) ?? integer(body, 'max_tokens', 1);
+  const given = (isChat ? integer(body, 'max_completion_tokens', 1) : undefined) ?? integer(body, 'max_tokens', 1);
   if (given !== undefined && given > room) {
     throw new AppError(
       'invalid',
@@ -80,27 +98,74 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
   if (salt !== undefined && salt !== null && typeof salt !== 'string') {
     throw new AppError('invalid', 'cache_salt must be a string');
   }
-  return {
-    api,
-    isStream: request.stream,
-    includesUsage: (streamOptions as { include_usage?: unknown } | undefined | null)?.include_usage === true,
-    promptIds: prompt.ids,
-    cacheRoot: salt ? hashText(salt) : 0,
-    maxTokens,
-    plan,
-    echo: api === 'completions' && body.echo === true ? prompt.lastUserText : '',
-    reply: createReply({
-      api,
-      lastUserText: prompt.lastUserText,
-      seed: limits.seed + seed,
+  const { lastUserText } = prompt;
+  const toolCall = isChat ? parseToolCall(body, lastUserText, { hasAutoChoice: limits.hasAutoToolChoice }) : undefined;
+  const fixed = isChat ? fixedTextOf(body, lastUserText) : undefined;
+  const thinking = (body.chat_template_kwargs as { enable_thinking?: unknown } | undefined | null)?.enable_thinking;
+  const replyOf = (choice: number): Reply => {
+    if (toolCall)
+      return createToolReply(choice === 0 ? toolCall : { ...toolCall, id: `${toolCall.id}${choice}` }, maxTokens);
+    if (fixed !== undefined) return createFixedReply(fixed, maxTokens);
+    return createReply({
+      api: isChat ? 'chat' : 'completions',
+      lastUserText,
+      seed: limits.seed + seed + choice * 7919,
       naturalTokens: limits.outputTokens,
       maxTokens,
       minTokens,
       ignoreEos,
       stop: stopStrings(body.stop),
       includeStop: body.include_stop_str_in_output === true,
-    }),
+      hasThoughts: isChat && limits.hasReasoning && thinking !== false,
+    });
   };
+  const [first, ...others] = Array.from({ length: n }, (_, choice) => replyOf(choice));
+  return {
+    api,
+    isStream: request.stream,
+    includesUsage: (streamOptions as { include_usage?: unknown } | undefined | null)?.include_usage === true,
+    promptIds: prompt.ids,
+    promptTokens,
+    cacheRoot: salt ? hashText(salt) : 0,
+    maxTokens,
+    plan,
+    echo: api === 'completions' && body.echo === true ? prompt.lastUserText : '',
+    logprobs: logprobsOf(body, isChat, limits.maxLogprobs),
+    replies: [first ?? replyOf(0), ...others],
+  };
+}
+
+function objectOf(body: Readonly<Record<string, unknown>>, name: string): object {
+  const value = body[name];
+  if (value === undefined || value === null) return {};
+  if (typeof value !== 'object' || Array.isArray(value)) throw new AppError('invalid', `${name} must be an object`);
+  return value;
+}
+
+/** The JSON that response_format asks for, as text. */
+function fixedTextOf(body: Readonly<Record<string, unknown>>, lastUserText: string): string | undefined {
+  const format = body.response_format as
+    | { readonly type?: unknown; readonly json_schema?: { readonly schema?: unknown } }
+    | undefined
+    | null;
+  if (format?.type === 'json_schema') return JSON.stringify(exampleOf(format.json_schema?.schema, lastUserText));
+  if (format?.type === 'json_object') return JSON.stringify({ answer: lastUserText.slice(0, 60) });
+  return undefined;
+}
+
+/** How many alternatives to a token are told: `logprobs` is a number for completions; a yes with `top_logprobs` for chats. */
+function logprobsOf(body: Readonly<Record<string, unknown>>, isChat: boolean, max: number): number | undefined {
+  if (isChat && body.logprobs !== true) {
+    if (integer(body, 'top_logprobs', 0))
+      throw new AppError('invalid', 'top_logprobs is only allowed with logprobs: true');
+    return undefined;
+  }
+  const name = isChat ? 'top_logprobs' : 'logprobs';
+  const count = isChat ? (integer(body, name, 0) ?? 0) : integer(body, name, 0);
+  if (count !== undefined && max >= 0 && count > max) {
+    throw new AppError('invalid', `${name} is ${count}, and this server tells at most ${max}; see --max-logprobs`);
+  }
+  return count;
 }
 
 function stopStrings(stop: unknown): readonly string[] {

@@ -1,5 +1,7 @@
 import { AppError, messageOf } from '../errors.ts';
+import { type Fault, faultKinds, parseFaults } from './faults.ts';
 import type { LatencyModel } from './latency.ts';
+import { parseLoraModule } from './lora.ts';
 import { type GivenArgs, splitVllmArgs } from './vllm-flags.ts';
 
 /** The vLLM version whose behaviour is simulated. */
@@ -22,7 +24,20 @@ export interface SimConfig {
   readonly numBlocks: number;
   readonly memoryUtilization: number;
   readonly tensorParallelSize: number;
+  /** 0 = no LoRA. */
   readonly maxLoras: number;
+  readonly loraModules: readonly { readonly name: string; readonly path: string }[];
+  /** The environment allows adapters to come and go while the server runs. */
+  readonly hasLoraUpdates: boolean;
+  readonly hasSleepMode: boolean;
+  /** The environment switches endpoints for development on. */
+  readonly isDevMode: boolean;
+  readonly hasResponseStore: boolean;
+  readonly hasAutoToolChoice: boolean;
+  readonly hasReasoning: boolean;
+  readonly maxLogprobs: number;
+  readonly showsFormerMetrics: boolean;
+  readonly faults: readonly Fault[];
   readonly hasPrefixCaching: boolean;
   readonly showsPromptTokensDetails: boolean;
   readonly seed: number;
@@ -141,6 +156,7 @@ const ownSettings = {
 const ownArity: ReadonlyMap<string, 'bare' | 'value'> = new Map([
   ...Object.values(ownSettings).map(({ flag }) => [flag, 'value'] as const),
   ['pod-address', 'value'],
+  ['sim-fault', 'value'],
   ['help', 'bare'],
   ['h', 'bare'],
   ['version', 'bare'],
@@ -245,6 +261,23 @@ export function parseSimArgs(
     );
   }
 
+  const read = <T>(flag: string, texts: readonly string[], parse: (text: string) => T): T[] =>
+    texts.flatMap((text) => {
+      try {
+        return [parse(text)];
+      } catch (thrown) {
+        const why = messageOf(thrown);
+        problems.push(why.startsWith(flag) ? why : `${flag}: ${why}`);
+        return [];
+      }
+    });
+  const hasLora = bare('enable-lora', false);
+  const loraModules = read('--lora-modules', flags.get('lora-modules') ?? [], parseLoraModule);
+  if (loraModules.length > 0 && !hasLora) problems.push('--lora-modules needs --enable-lora');
+  if (bare('enable-auto-tool-choice', false) && !flags.has('tool-call-parser')) {
+    problems.push('--enable-auto-tool-choice needs --tool-call-parser');
+  }
+
   const transfer = parseTransfer(flags, { env, podAddress }, problems, warnings);
   const config: SimConfig = {
     model,
@@ -260,7 +293,17 @@ export function parseSimArgs(
     numBlocks,
     memoryUtilization: decimal('gpu-memory-utilization', 0.9),
     tensorParallelSize: whole('tensor-parallel-size', 1, 1),
-    maxLoras: bare('enable-lora', false) ? whole('max-loras', 1, 1) : 0,
+    maxLoras: hasLora ? whole('max-loras', 1, 1) : 0,
+    loraModules,
+    hasLoraUpdates: hasLora && isOn(env.VLLM_ALLOW_RUNTIME_LORA_UPDATING),
+    hasSleepMode: bare('enable-sleep-mode', false),
+    isDevMode: isOn(env.VLLM_SERVER_DEV_MODE),
+    hasResponseStore: isOn(env.VLLM_ENABLE_RESPONSES_API_STORE),
+    hasAutoToolChoice: bare('enable-auto-tool-choice', false) && flags.has('tool-call-parser'),
+    hasReasoning: flags.has('reasoning-parser'),
+    maxLogprobs: whole('max-logprobs', 20, -1),
+    showsFormerMetrics: flags.has('show-hidden-metrics-for-version'),
+    faults: read('--sim-fault', [last('sim-fault') ?? env.SIGNALBOX_SIM_FAULT ?? ''], parseFaults).flat(),
     hasPrefixCaching: bare('enable-prefix-caching', true),
     showsPromptTokensDetails: bare('enable-prompt-tokens-details', false),
     seed: whole('seed', 0, Number.MIN_SAFE_INTEGER),
@@ -299,6 +342,10 @@ const countUnits: Readonly<Record<string, number>> = {
   M: 2 ** 20,
   G: 2 ** 30,
 };
+
+function isOn(value: string | undefined): boolean {
+  return value !== undefined && ['1', 'true', 'yes'].includes(value.toLowerCase());
+}
 
 const defaultLeaseSeconds = 30;
 
@@ -375,6 +422,10 @@ function helpText(): string {
       `--${setting.flag} ${setting.placeholder}`,
       `${setting.description} (default ${setting.default})`,
     ]),
+    [
+      '--sim-fault KIND[:VALUE][@PERCENT]',
+      `what goes wrong, several joined by commas: ${Object.keys(faultKinds).join(', ')}; also POST /sim/faults`,
+    ],
     ['--pod-address IP', 'listen on this address only (env SIGNALBOX_POD_ADDRESS)'],
     ['--version', 'print the vLLM version that is simulated'],
     ['--help', 'print this page'],
@@ -391,8 +442,11 @@ function helpText(): string {
     'Arguments of vLLM that have an effect: --model, --served-model-name, --host, --port, --api-key, --ssl-certfile,',
     '--ssl-keyfile, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
     '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --seed, --enable-lora, --max-loras,',
-    '--tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout. The others are accepted and change nothing.',
-    'Environment: VLLM_API_KEY, VLLM_NIXL_SIDE_CHANNEL_HOST, VLLM_NIXL_SIDE_CHANNEL_PORT.',
+    '--lora-modules, --tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout, --enable-auto-tool-choice,',
+    '--tool-call-parser, --reasoning-parser, --max-logprobs, --enable-sleep-mode, --show-hidden-metrics-for-version.',
+    'The others are accepted and change nothing.',
+    'Environment: VLLM_API_KEY, VLLM_NIXL_SIDE_CHANNEL_HOST, VLLM_NIXL_SIDE_CHANNEL_PORT, VLLM_ALLOW_RUNTIME_LORA_UPDATING,',
+    'VLLM_SERVER_DEV_MODE, VLLM_ENABLE_RESPONSES_API_STORE.',
     '',
   ].join('\n');
 }

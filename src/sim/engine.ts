@@ -50,6 +50,8 @@ export interface Submission {
   readonly promptIds: number[];
   /** Keeps prompts with different salts apart in the cache. */
   readonly cacheRoot: number;
+  /** The LoRA adapter that computes it. */
+  readonly adapter?: string;
   readonly reply: Reply;
   readonly maxTokens: number;
   readonly plan: TransferPlan;
@@ -222,6 +224,18 @@ export class Engine {
     };
   }
 
+  /** LoRA adapters by whether a request of theirs runs or only waits. */
+  get adapters(): { readonly running: readonly string[]; readonly waiting: readonly string[] } {
+    const of = (jobs: Iterable<Job>) => {
+      const names = new Set<string>();
+      for (const { submission } of jobs) if (submission.adapter !== undefined) names.add(submission.adapter);
+      return names;
+    };
+    const running = of(this.#running);
+    const waiting = of([...this.#waiting, ...this.#loading, ...this.#ready]);
+    return { running: [...running].sort(), waiting: [...waiting].filter((name) => !running.has(name)).sort() };
+  }
+
   /** Resolves when no request is left. */
   idle(): Promise<void> {
     if (this.#isEmpty()) return Promise.resolve();
@@ -385,6 +399,8 @@ export class Engine {
     // Aborted meanwhile: it has left already.
     if (job.state !== 'loading') return;
     this.#loading.delete(job);
+    // Nothing is left to abort, and an abort costs an exception with its stack.
+    job.loading = undefined;
     job.state = 'ready';
     if (why === undefined) {
       const tokens = job.promptTokens - job.computed;

@@ -74,6 +74,9 @@ export interface Gauges {
   readonly capacityWaiting: number;
   readonly deferredWaiting: number;
   readonly kvCacheUsage: number;
+  readonly runningAdapters: readonly string[];
+  readonly waitingAdapters: readonly string[];
+  readonly sleepLevel: number;
   readonly nowSeconds: number;
   readonly startSeconds: number;
   readonly residentBytes: number;
@@ -86,6 +89,8 @@ export interface MetricsOptions {
   readonly hasPrefixCaching: boolean;
   readonly memoryUtilization: number;
   readonly maxLoras: number;
+  /** Also under the names that vLLM had before and hides now. */
+  readonly showsFormerNames: boolean;
   readonly metrics: EngineMetrics;
   readonly gauges: () => Gauges;
 }
@@ -106,7 +111,6 @@ export function createMetricsPage(options: MetricsOptions): () => string {
     1,
     `,block_size="${options.blockSize}",num_gpu_blocks="${options.numBlocks}",enable_prefix_caching="${options.hasPrefixCaching ? 'True' : 'False'}",gpu_memory_utilization="${options.memoryUtilization}",cache_dtype="auto"`,
   );
-  const lora = `,max_lora="${options.maxLoras}",waiting_lora_adapters="",running_lora_adapters=""`;
   const { metrics } = options;
 
   const samples = (key: SimMetricKey, gauges: Gauges): string => {
@@ -123,7 +127,15 @@ export function createMetricsPage(options: MetricsOptions): () => string {
       case 'kvCacheUsage':
         return sample(key, gauges.kvCacheUsage);
       case 'loraInfo':
-        return sample(key, gauges.nowSeconds, lora);
+        return sample(
+          key,
+          gauges.nowSeconds,
+          `,max_lora="${options.maxLoras}",waiting_lora_adapters="${escapeLabel(gauges.waitingAdapters.join(','))}",running_lora_adapters="${escapeLabel(gauges.runningAdapters.join(','))}"`,
+        );
+      case 'sleepState':
+        return sleepStates
+          .map((state, level) => sample(key, gauges.sleepLevel === level ? 1 : 0, `,sleep_state="${state}"`))
+          .join('');
       case 'cacheConfig':
         return cacheConfig;
       case 'startTime':
@@ -144,10 +156,23 @@ export function createMetricsPage(options: MetricsOptions): () => string {
   return () => {
     const gauges = options.gauges();
     let text = '';
-    for (const key of keys) text += heads[key] + samples(key, gauges);
+    for (const key of keys) {
+      const part = heads[key] + samples(key, gauges);
+      const former = options.showsFormerNames ? formerNames[key] : undefined;
+      text += former === undefined ? part : part + part.replaceAll(simMetrics[key].name, former);
+    }
     return text;
   };
 }
+
+const sleepStates = ['awake', 'weights_offloaded', 'discard_all'] as const;
+
+const formerNames: Readonly<Partial<Record<SimMetricKey, string>>> = {
+  kvCacheUsage: 'vllm:gpu_cache_usage_perc',
+  prefixQueries: 'vllm:gpu_prefix_cache_queries_total',
+  prefixHits: 'vllm:gpu_prefix_cache_hits_total',
+  interTokenSeconds: 'vllm:time_per_output_token_seconds',
+};
 
 function escapeLabel(value: string): string {
   return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n');

@@ -1,4 +1,5 @@
 import { hashText, idOfPiece, specialIds, splitPieces } from './tokenizer.ts';
+import type { ToolCall } from './tools.ts';
 
 export interface ReplyOptions {
   readonly api: 'chat' | 'completions';
@@ -12,6 +13,8 @@ export interface ReplyOptions {
   readonly ignoreEos: boolean;
   readonly stop: readonly string[];
   readonly includeStop: boolean;
+  /** The answer begins with thoughts, which count as tokens and are shown apart. */
+  readonly hasThoughts?: boolean;
 }
 
 /** An answer that is fixed before its first token is computed. */
@@ -23,28 +26,58 @@ export interface Reply {
   readonly finishReason: 'stop' | 'length';
   /** The stop string that ended the answer. */
   readonly stopReason: string | null;
+  /** How many of the tokens, from the first on, are thoughts. */
+  readonly thoughtTokens: number;
+  /** The answer calls a function: its text is the arguments. */
+  readonly toolCall?: ToolCall;
 }
 
 /** The answer to a prompt: the same for the same text, seed and limits. */
 export function createReply(options: ReplyOptions): Reply {
+  if (!options.hasThoughts) return createText(options);
+  const thoughts = splitPieces(thoughtsOf(topicOf(options.lastUserText))).slice(0, options.maxTokens);
+  const ids = thoughts.map(idOfPiece);
+  const left = options.maxTokens - thoughts.length;
+  if (left === 0) {
+    return { ids, deltas: thoughts, finishReason: 'length', stopReason: null, thoughtTokens: thoughts.length };
+  }
+  const text = createText({
+    ...options,
+    maxTokens: left,
+    minTokens: Math.max(0, options.minTokens - thoughts.length),
+  });
+  return {
+    ...text,
+    ids: [...ids, ...text.ids],
+    deltas: [...thoughts, ...text.deltas],
+    thoughtTokens: thoughts.length,
+  };
+}
+
+function thoughtsOf(topic: string): string {
+  return `The user speaks of “${topic === '' ? 'this' : topic}”. I should answer briefly.`;
+}
+
+function createText(options: ReplyOptions): Reply {
   const needsMore = options.ignoreEos
     ? options.maxTokens
     : Math.min(options.maxTokens, Math.max(options.naturalTokens, options.minTokens));
   const pieces = writePieces(options, needsMore);
   const ids = pieces.map(idOfPiece);
   const stopped = options.stop.length > 0 ? findStop(pieces, options) : undefined;
-  if (stopped) return { ids: ids.slice(0, stopped.deltas.length), ...stopped, finishReason: 'stop' };
+  if (stopped) return { ids: ids.slice(0, stopped.deltas.length), ...stopped, finishReason: 'stop', thoughtTokens: 0 };
   if (options.ignoreEos || pieces.length >= options.maxTokens) {
     return {
       ids: ids.slice(0, options.maxTokens),
       deltas: pieces.slice(0, options.maxTokens),
       finishReason: 'length',
       stopReason: null,
+      thoughtTokens: 0,
     };
   }
   ids.push(specialIds.end);
   pieces.push('');
-  return { ids, deltas: pieces, finishReason: 'stop', stopReason: null };
+  return { ids, deltas: pieces, finishReason: 'stop', stopReason: null, thoughtTokens: 0 };
 }
 
 /** Whole sentences up to about `tokens` tokens; exactly that many where the answer may not end by itself. */

@@ -19,11 +19,20 @@ afterEach(async () => {
   await Promise.all(started.splice(0).map((sim) => sim.close()));
 });
 
-async function start(line = '', clock?: Clock): Promise<Running> {
+async function start(
+  line = '',
+  clock?: Clock,
+  env: Record<string, string> = {},
+  exit?: (code: number) => void,
+): Promise<Running> {
   const argv = `serve m --pod-address 127.0.0.1 --port 0 ${instant} --sim-drain-ms 200 ${line}`.trim().split(/\s+/);
-  const parsed = parseSimArgs(argv, { VLLM_NIXL_SIDE_CHANNEL_PORT: '0' });
+  const parsed = parseSimArgs(argv, { VLLM_NIXL_SIDE_CHANNEL_PORT: '0', ...env });
   if (parsed.kind !== 'config') throw new Error(parsed.kind);
-  const sim = await startSim(parsed.config, { log: silentLogger, ...(clock ? { clock } : {}) });
+  const sim = await startSim(parsed.config, {
+    log: silentLogger,
+    ...(clock ? { clock } : {}),
+    ...(exit ? { exit } : {}),
+  });
   started.push(sim);
   return { ...sim, url: `http://127.0.0.1:${sim.address.port}` };
 }
@@ -141,7 +150,17 @@ describe('the server', () => {
     [{ model: 'nope', messages: [user('x')] }, 404, 'NotFoundError', /`nope` does not exist/],
     [{ model: 'm', messages: [] }, 400, 'BadRequestError', /at least one message/],
     [{ model: 'm' }, 400, 'BadRequestError', /messages/],
-    [{ messages: [user('x')], n: 2 }, 400, 'BadRequestError', /n is 2/],
+    [{ messages: [user('x')], n: 129 }, 400, 'BadRequestError', /n is 129/],
+    [{ messages: [user('x')], n: 0 }, 400, 'BadRequestError', /n must be/],
+    [{ messages: [user('x')], top_logprobs: 2 }, 400, 'BadRequestError', /top_logprobs/],
+    [{ messages: [user('x')], logprobs: true, top_logprobs: 21 }, 400, 'BadRequestError', /at most 20/],
+    [
+      { messages: [user('x')], tools: [{ function: { name: 'f' } }] },
+      400,
+      'BadRequestError',
+      /enable-auto-tool-choice/,
+    ],
+    [{ messages: [user('x')], tool_choice: 'required' }, 400, 'BadRequestError', /tools is empty/],
     [{ messages: [user('x')], max_tokens: 0 }, 400, 'BadRequestError', /max_tokens/],
     [{ messages: [user('x')], max_tokens: 1.5 }, 400, 'BadRequestError', /max_tokens/],
     [{ messages: [user('x')], max_tokens: 2, min_tokens: 3 }, 400, 'BadRequestError', /min_tokens/],
@@ -398,5 +417,175 @@ describe('prefill and decode apart', () => {
     const closed = p.close();
     await clock.advance(60_000);
     await closed;
+  });
+});
+
+describe('adapters', () => {
+  const env = { VLLM_ALLOW_RUNTIME_LORA_UPDATING: 'True' };
+  it('come and go, are listed, cached apart and counted', async () => {
+    const clock = new ManualClock();
+    const sim = await start(
+      '--enable-lora --max-loras 2 --lora-modules a=/a {"name":"b","path":"/b"} --enable-prompt-tokens-details',
+      undefined,
+      env,
+    );
+    const names = async () =>
+      ((await (await fetch(`${sim.url}/v1/models`)).json()) as { data: Json[] }).data.map(({ id, root, parent }) => [
+        id,
+        root,
+        parent,
+      ]);
+    expect(await names()).toEqual([
+      ['m', 'm', null],
+      ['a', '/a', 'm'],
+      ['b', '/b', 'm'],
+    ]);
+    const change = async (verb: string, body: Json) => {
+      const response = await fetch(`${sim.url}/v1/${verb}_lora_adapter`, {
+        method: 'POST',
+        body: JSON.stringify(body),
+      });
+      return [response.status, await response.text()] as const;
+    };
+    expect(await change('load', { lora_name: 'c', lora_path: '/c' })).toEqual([
+      200,
+      expect.stringMatching(/'c' added/),
+    ]);
+    expect(await change('load', { lora_name: 'c', lora_path: '/c' })).toEqual([400, expect.stringMatching(/already/)]);
+    expect(await change('load', { lora_name: 'd' })).toEqual([400, expect.stringMatching(/lora_path/)]);
+    expect(await change('unload', { lora_name: 'd' })).toEqual([404, expect.stringMatching(/cannot be found/)]);
+    const ask = async (model: string) => cachedOf((await post(sim, { model, messages: [user(long)] })).body);
+    expect([await ask('m'), await ask('c'), await ask('c')]).toEqual([0, 0, expect.any(Number)]);
+    expect(await ask('c')).toBeGreaterThan(64);
+    expect(await change('unload', { lora_name: 'c' })).toEqual([200, expect.stringMatching(/removed/)]);
+    expect((await post(sim, { model: 'c', messages: [user('x')] })).status).toBe(404);
+    // Loaded again it is another adapter, whose blocks nobody has.
+    await change('load', { lora_name: 'c', lora_path: '/c2' });
+    expect(await ask('c')).toBe(0);
+
+    const slow = await start('--enable-lora --lora-modules a=/a --sim-output-token-us 5000', clock);
+    const answer = post(slow, { model: 'a', messages: [user('x')], max_tokens: 2 });
+    while (slow.engine.running === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+    const page = await (await fetch(`${slow.url}/metrics`)).text();
+    expect(page).toMatch(/lora_requests_info\{[^}]*max_lora="1",waiting_lora_adapters="",running_lora_adapters="a"\}/);
+    while (slow.engine.running > 0) {
+      await clock.advance(5);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    expect((await answer).status).toBe(200);
+    const closed = await start('--enable-lora');
+    expect((await fetch(`${closed.url}/v1/load_lora_adapter`, { method: 'POST', body: '{}' })).status).toBe(404);
+  });
+});
+
+describe('what operators can do', () => {
+  it('puts the engine to sleep and wakes it, resets the cache', async () => {
+    const sim = await start('--enable-sleep-mode --enable-prompt-tokens-details', undefined, {
+      VLLM_SERVER_DEV_MODE: '1',
+    });
+    const tell = async (path: string) => (await fetch(sim.url + path, { method: 'POST' })).status;
+    const ask = () => post(sim, { messages: [user(long)] });
+    await ask();
+    expect(cachedOf((await ask()).body)).toBeGreaterThan(64);
+    expect(await tell('/reset_prefix_cache')).toBe(200);
+    expect(cachedOf((await ask()).body)).toBe(0);
+    expect(await tell('/sleep?level=2')).toBe(200);
+    expect(await (await fetch(`${sim.url}/is_sleeping`)).json()).toEqual({ is_sleeping: true });
+    expect(await ask()).toMatchObject({ status: 503, body: { error: { message: expect.stringMatching(/wake_up/) } } });
+    expect(await (await fetch(`${sim.url}/metrics`)).text()).toMatch(/sleep_state="discard_all"\} 1/);
+    expect(await tell('/wake_up')).toBe(200);
+    expect(cachedOf((await ask()).body)).toBe(0);
+    const plain = await start();
+    expect((await fetch(`${plain.url}/sleep`, { method: 'POST' })).status).toBe(404);
+  });
+
+  it('tells tokens and texts', async () => {
+    const sim = await start('--show-hidden-metrics-for-version 0.9');
+    const told = await post(sim, { prompt: 'Hello wide world', return_token_strs: true }, '/tokenize');
+    expect(told.body).toMatchObject({ count: 4, max_model_len: 32_768, token_strs: ['', 'Hello', ' wide', ' world'] });
+    expect((await post(sim, { tokens: told.body.tokens }, '/detokenize')).body).toEqual({ prompt: 'Hello wide world' });
+    const chat = await post(sim, { messages: [user('Hello wide world')] }, '/tokenize');
+    expect(chat.body).toMatchObject({ count: 7 });
+    expect(await (await fetch(`${sim.url}/metrics`)).text()).toMatch(/^vllm:gpu_cache_usage_perc\{/m);
+    const tokens = await post(
+      sim,
+      { token_ids: told.body.tokens, sampling_params: { max_tokens: 3 } },
+      '/inference/v1/generate',
+    );
+    expect(tokens.body).toMatchObject({
+      choices: [{ token_ids: [expect.any(Number), expect.any(Number), expect.any(Number)] }],
+    });
+  });
+
+  it('thinks first where a reasoning parser is set', async () => {
+    const sim = await start('--reasoning-parser qwen3');
+    const { body } = await post(sim, { messages: [user('Why?')] });
+    expect(body).toMatchObject({ choices: [{ message: { reasoning_content: expect.stringMatching(/Why/) } }] });
+    const off = await post(sim, { messages: [user('Why?')], chat_template_kwargs: { enable_thinking: false } });
+    expect((off.body.choices as { message: Json }[])[0]?.message).not.toHaveProperty('reasoning_content');
+    const message = await post(sim, { messages: [user('Why?')], max_tokens: 200 }, '/v1/messages');
+    expect(message.body).toMatchObject({ content: [{ type: 'thinking' }, { type: 'text' }] });
+    const response = await post(sim, { input: 'Why?' }, '/v1/responses');
+    expect(response.body).toMatchObject({ output: [{ type: 'reasoning' }, { type: 'message' }] });
+  });
+});
+
+describe('faults', () => {
+  const set = (sim: Running, ...faults: Json[]) => post(sim, { faults }, '/sim/faults');
+  const stream = (sim: Running) =>
+    fetch(`${sim.url}/v1/chat/completions`, {
+      method: 'POST',
+      body: JSON.stringify({ messages: [user('What is a kernel?')], stream: true }),
+      signal: AbortSignal.timeout(2000),
+    });
+
+  it('strike a share of requests, as often as told', async () => {
+    const sim = await start('--sim-fault status:503@50');
+    const statuses: number[] = [];
+    for (let i = 0; i < 6; i++) statuses.push((await post(sim, { messages: [user('x')] })).status);
+    expect(statuses).toEqual([200, 503, 200, 503, 200, 503]);
+    expect(await set(sim, { kind: 'status', value: 429, times: 1 })).toMatchObject({ status: 200 });
+    expect((await post(sim, { messages: [user('x')] })).status).toBe(429);
+    expect((await post(sim, { messages: [user('x')] })).status).toBe(200);
+    expect((await fetch(`${sim.url}/sim/faults`, { method: 'DELETE' })).status).toBe(200);
+    expect(await (await fetch(`${sim.url}/sim/faults`)).json()).toEqual({ faults: [] });
+    expect(await set(sim, { kind: 'nope' })).toMatchObject({
+      status: 400,
+      body: { error: { message: expect.stringMatching(/nope.*refuse/) } },
+    });
+  });
+
+  it('cut, hang, slow down, talk rubbish, refuse and die', async () => {
+    const codes: number[] = [];
+    const sim = await start('', undefined, {}, (code) => codes.push(code));
+    await set(sim, { kind: 'cut', value: 2, times: 1 });
+    const cut = await stream(sim);
+    await expect(cut.text()).rejects.toThrow();
+    await set(sim, { kind: 'hang', times: 1 });
+    await expect(
+      fetch(`${sim.url}/v1/completions`, { method: 'POST', body: '{"prompt":"x"}', signal: AbortSignal.timeout(50) }),
+    ).rejects.toThrow(/timeout/);
+    await set(sim, { kind: 'slow', value: 60, times: 1 });
+    const before = performance.now();
+    expect((await post(sim, { messages: [user('x')] })).status).toBe(200);
+    expect(performance.now() - before).toBeGreaterThan(55);
+    await set(sim, { kind: 'wrong-json', times: 1 });
+    await expect(post(sim, { messages: [user('x')] })).rejects.toThrow(/JSON/);
+    await set(sim, { kind: 'oom', value: 137, times: 1 });
+    await expect(
+      fetch(`${sim.url}/v1/completions`, { method: 'POST', body: '{"prompt":"x"}', signal: AbortSignal.timeout(50) }),
+    ).rejects.toThrow();
+    expect(codes).toEqual([137]);
+    await set(sim, { kind: 'refuse', value: 150 });
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    await expect(fetch(`${sim.url}/health`)).rejects.toThrow();
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    expect((await fetch(`${sim.url}/health`)).status).toBe(200);
+  });
+
+  it('are refused on the command line when they mean nothing', () => {
+    expect(() => parseSimArgs(['--sim-fault', 'slow:x,boom'], {})).toThrow(/--sim-fault: "slow:x" is not KIND/);
+    expect(() => parseSimArgs(['--lora-modules', 'a'], {})).toThrow(/--lora-modules: "a" must be NAME=PATH/);
+    expect(() => parseSimArgs(['--enable-auto-tool-choice'], {})).toThrow(/needs --tool-call-parser/);
   });
 });

@@ -3,11 +3,18 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../clock.ts';
 import { AppError } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
-import { apiOf, parseCompletion } from '../openai/request.ts';
-import { createEventWriter, type Outcome, renderAnswer } from './answer.ts';
+import { apiOf, type Completion, parseCompletion, plainPath } from '../openai/request.ts';
+import { type AnswerHead, createEventWriter, type EventWriter, type Outcome, renderAnswer } from './answer.ts';
 import { parseTask, type Task, type TaskLimits } from './completion.ts';
+import { parseEmbeddings, renderEmbeddings } from './embeddings.ts';
 import type { Engine, Finished, Ticket } from './engine.ts';
+import { type Fault, type Faults, toFault } from './faults.ts';
 import type { RemoteParams } from './kv-transfer.ts';
+import type { Adapter, Adapters } from './lora.ts';
+import { createMessageEvents, messageError, messagesToChat, renderMessage } from './messages.ts';
+import { parseChatPrompt } from './prompt.ts';
+import { answerMessages, createResponseEvents, renderResponse, responsesToChat } from './responses.ts';
+import { encodeInto, idOfPiece, specialIds, splitPieces } from './tokenizer.ts';
 
 export interface ServerOptions {
   readonly clock: Clock;
@@ -18,6 +25,18 @@ export interface ServerOptions {
   readonly servedNames: readonly [string, ...string[]];
   readonly version: string;
   readonly apiKeys: readonly string[];
+  readonly adapters: Adapters;
+  /** Adapters may come and go. */
+  readonly hasLoraUpdates: boolean;
+  readonly hasSleepMode: boolean;
+  readonly isDevMode: boolean;
+  readonly hasResponseStore: boolean;
+  readonly faults: Faults;
+  /** Ends the process as a crash does. */
+  readonly crash: (exitCode: number) => void;
+  /** Closes the port for so many milliseconds. */
+  readonly refuse: (durationMs: number) => void;
+  readonly prefillUsPerToken: number;
   readonly maxWaiting: number;
   readonly maxBodyBytes: number;
   readonly showsPromptTokensDetails: boolean;
@@ -30,6 +49,8 @@ export interface ServerOptions {
 
 export interface Handler {
   readonly handle: (request: IncomingMessage, response: ServerResponse) => void;
+  /** 0 = awake, else the level of sleep. */
+  readonly sleepLevel: () => number;
   /** From now on every new request is answered 503 and its connection closed. */
   drain(): void;
 }
@@ -43,25 +64,39 @@ export function createHandler(options: ServerOptions): Handler {
   let active = 0;
   let serial = 0;
 
-  const models = JSON.stringify({
-    object: 'list',
-    data: options.servedNames.map((id) => ({
-      id,
-      object: 'model',
-      created: createdSeconds,
-      owned_by: 'vllm',
-      root: options.model,
-      parent: null,
-      max_model_len: options.limits.maxModelLen,
-      permission: [],
-    })),
+  let sleepLevel = 0;
+  /** Messages of the latest responses, for requests that go on from them. */
+  const responses = new Map<string, readonly Fields[]>();
+  /** Texts of tokens that were asked for, as ids alone do not tell them. */
+  const pieces = new Map<number, string>();
+
+  const models = () =>
+    JSON.stringify({
+      object: 'list',
+      data: [
+        ...options.servedNames.map((id) => modelOf(id, options.model, null, createdSeconds)),
+        ...options.adapters
+          .list()
+          .map(({ name, path, createdSeconds: since }) => modelOf(name, path, options.servedNames[0], since)),
+      ],
+    });
+  const modelOf = (id: string, root: string, parent: string | null, created: number) => ({
+    id,
+    object: 'model',
+    created,
+    owned_by: 'vllm',
+    root,
+    parent,
+    max_model_len: options.limits.maxModelLen,
+    permission: [],
   });
 
-  const get: Readonly<Record<string, (response: ServerResponse) => void>> = {
+  type Get = (response: ServerResponse) => void;
+  const get: Readonly<Record<string, Get>> = {
     '/health': (response) => sendEmpty(response, 200),
     '/ping': (response) => sendEmpty(response, 200),
     '/version': (response) => sendJson(response, 200, JSON.stringify({ version: options.version })),
-    '/v1/models': (response) => sendJson(response, 200, models),
+    '/v1/models': (response) => sendJson(response, 200, models()),
     '/load': (response) => sendJson(response, 200, JSON.stringify({ server_load: active })),
     '/metrics': (response) => send(response, 200, 'text/plain; version=0.0.4; charset=utf-8', options.metricsPage()),
     '/sim/stats': (response) =>
@@ -70,18 +105,97 @@ export function createHandler(options: ServerOptions): Handler {
         200,
         JSON.stringify({ engine_id: options.remote?.engineId ?? null, ...engine.stats, connections_active: active }),
       ),
+    '/sim/faults': (response) => sendJson(response, 200, JSON.stringify({ faults: options.faults.view() })),
+    ...(options.isDevMode && options.hasSleepMode
+      ? { '/is_sleeping': (response: ServerResponse) => sendJson(response, 200, `{"is_sleeping":${sleepLevel > 0}}`) }
+      : {}),
   };
-  const post: Readonly<Record<string, (request: IncomingMessage, response: ServerResponse) => void>> = {
-    '/ping': (request, response) => {
+  type Post = (request: IncomingMessage, response: ServerResponse) => void;
+  /** A handler of a JSON body; what it throws is answered. */
+  const withBody =
+    (handler: (body: Fields, response: ServerResponse, request: IncomingMessage) => void): Post =>
+    (request, response) =>
+      readBody(request, options.maxBodyBytes, (bytes) => {
+        try {
+          handler(parseCompletion('chat', bodyOf(bytes)).body, response, request);
+        } catch (thrown) {
+          sendError(response, thrown);
+        }
+      });
+  const plain =
+    (handler: (request: IncomingMessage) => void): Post =>
+    (request, response) => {
       request.resume();
+      handler(request);
       sendEmpty(response, 200);
-    },
+    };
+  const post: Readonly<Record<string, Post>> = {
+    '/ping': plain(() => {}),
     '/v1/chat/completions': complete,
     '/v1/completions': complete,
+    '/v1/responses': complete,
+    '/v1/messages': complete,
+    '/inference/v1/generate': complete,
+    '/v1/messages/count_tokens': withBody((body, response) => {
+      const { ids } = parseChatPrompt(messagesToChat({ max_tokens: 1, ...body }));
+      sendJson(response, 200, JSON.stringify({ input_tokens: ids.length }));
+    }),
+    '/v1/embeddings': withBody(embed),
+    '/tokenize': withBody(tokenize),
+    '/detokenize': withBody((body, response) => {
+      if (!Array.isArray(body.tokens)) throw new AppError('invalid', 'tokens must be a list of token ids');
+      sendJson(response, 200, JSON.stringify({ prompt: body.tokens.map((id) => pieces.get(id) ?? '\ufffd').join('') }));
+    }),
+    '/sim/faults': withBody((body, response) => {
+      if (!Array.isArray(body.faults))
+        throw new AppError('invalid', 'faults must be a list such as [{"kind":"slow","value":500}]');
+      const faults = body.faults.map(toFault);
+      options.faults.set(faults);
+      const refusal = faults.find(({ kind }) => kind === 'refuse');
+      if (refusal) response.once('finish', () => options.refuse(refusal.value));
+      sendJson(response, 200, JSON.stringify({ faults: options.faults.view() }));
+    }),
+    ...(options.hasLoraUpdates
+      ? {
+          '/v1/load_lora_adapter': withBody((body, response) => {
+            const { name } = options.adapters.load(body);
+            send(response, 200, 'text/plain', `Success: LoRA adapter '${name}' added successfully.`);
+          }),
+          '/v1/unload_lora_adapter': withBody((body, response) => {
+            const name = options.adapters.unload(body);
+            send(response, 200, 'text/plain', `Success: LoRA adapter '${name}' removed successfully.`);
+          }),
+        }
+      : {}),
+    ...(options.isDevMode
+      ? {
+          '/reset_prefix_cache': plain(() => engine.cache.reset()),
+          ...(options.hasSleepMode
+            ? {
+                '/sleep': plain((request) => {
+                  const level = Number(new URL(request.url ?? '/', 'http://sim').searchParams.get('level') ?? 1);
+                  sleepLevel = level === 2 ? 2 : 1;
+                  engine.cache.reset();
+                }),
+                '/wake_up': plain(() => {
+                  sleepLevel = 0;
+                }),
+              }
+            : {}),
+        }
+      : {}),
   };
 
+  function bodyOf(bytes: Buffer | undefined): Buffer {
+    if (bytes) return bytes;
+    throw new AppError(
+      'tooLarge',
+      `the request body is larger than ${options.maxBodyBytes} bytes; shorten the prompt or raise --sim-max-body-bytes`,
+    );
+  }
+
   function handle(request: IncomingMessage, response: ServerResponse): void {
-    const path = pathOf(request.url ?? '/');
+    const path = plainPath(request.url ?? '/');
     try {
       if (isDraining) {
         response.setHeader('connection', 'close');
@@ -93,6 +207,11 @@ export function createHandler(options: ServerOptions): Handler {
         return;
       }
       request.resume();
+      if (request.method === 'DELETE' && path === '/sim/faults') {
+        options.faults.set([]);
+        sendEmpty(response, 200);
+        return;
+      }
       const read = get[path];
       if (read && (request.method === 'GET' || request.method === 'HEAD')) {
         read(response);
@@ -115,78 +234,197 @@ export function createHandler(options: ServerOptions): Handler {
     }
   }
 
+  function embed(body: Fields, response: ServerResponse): void {
+    checkModel(typeof body.model === 'string' ? body.model : '');
+    const task = parseEmbeddings(body, options.limits.maxModelLen);
+    const tokens = task.inputs.reduce((sum, ids) => sum + ids.length, 0);
+    const head = { id: `embd-${nextId()}`, created: Math.floor(clock.now() / 1000), model: options.servedNames[0] };
+    const answer = () => {
+      if (!response.destroyed) sendJson(response, 200, renderEmbeddings(task, head));
+    };
+    const waitMs = (tokens * options.prefillUsPerToken) / 1000;
+    if (waitMs < 1) answer();
+    else void clock.sleep(waitMs).then(answer, () => response.destroy());
+  }
+
+  function tokenize(body: Fields, response: ServerResponse): void {
+    let ids: number[];
+    if (Array.isArray(body.messages)) ids = parseChatPrompt(body).ids;
+    else if (typeof body.prompt === 'string') {
+      ids = body.add_special_tokens === false ? [] : [specialIds.begin];
+      encodeInto(ids, body.prompt);
+      if (pieces.size > maxPieces) pieces.clear();
+      pieces.set(specialIds.begin, '');
+      for (const piece of splitPieces(body.prompt)) pieces.set(idOfPiece(piece), piece);
+    } else throw new AppError('invalid', 'prompt must be a text, or messages a list of messages');
+    const { maxModelLen } = options.limits;
+    const shown = body.return_token_strs === true ? { token_strs: ids.map((id) => pieces.get(id) ?? '') } : {};
+    sendJson(response, 200, JSON.stringify({ count: ids.length, max_model_len: maxModelLen, tokens: ids, ...shown }));
+  }
+
+  /** The adapter that a request names, or undefined for the model itself. */
+  function checkModel(name: string): Adapter | undefined {
+    if (name === '' || options.servedNames.includes(name)) return undefined;
+    const adapter = options.adapters.get(name);
+    if (adapter) return adapter;
+    const served = [...options.servedNames, ...options.adapters.list().map((item) => item.name)].join(', ');
+    throw new AppError('notFound', `The model \`${name}\` does not exist; served here: ${served}.`);
+  }
+
   function complete(request: IncomingMessage, response: ServerResponse): void {
     active++;
-    let ticket: Ticket | undefined;
+    let tickets: readonly Ticket[] = [];
     response.once('close', () => {
       active--;
-      ticket?.abort();
+      for (const ticket of tickets) ticket.abort();
     });
+    const api = apiOf(request.url ?? '') ?? 'chat';
+    const fail = (thrown: unknown) => {
+      const error = AppError.from(thrown);
+      if (api !== 'messages' || response.headersSent) sendError(response, thrown);
+      else sendJson(response, error.http, JSON.stringify(messageError(error.http, error.message)));
+    };
     readBody(request, options.maxBodyBytes, (bytes) => {
       if (response.destroyed) return;
-      try {
-        if (bytes === undefined) {
-          response.setHeader('connection', 'close');
-          throw new AppError(
-            'tooLarge',
-            `the request body is larger than ${options.maxBodyBytes} bytes; shorten the prompt or raise --sim-max-body-bytes`,
-          );
+      const begin = (fault: Fault | undefined) => {
+        if (response.destroyed) return;
+        try {
+          const parsed = parseCompletion(api, bodyOf(bytes));
+          const adapter = checkModel(parsed.model);
+          if (sleepLevel > 0) throw new AppError('unavailable', 'the engine sleeps; POST /wake_up first');
+          const task = parseTask(asChat(parsed), options.limits);
+          if (engine.queued >= options.maxWaiting && engine.queued > 0) {
+            throw new AppError('overloaded', `${engine.queued} requests are waiting already; try again later`);
+          }
+          tickets = start({
+            task,
+            parsed,
+            adapter,
+            request,
+            response,
+            fail,
+            cutAfter: fault?.kind === 'cut' ? fault.value : undefined,
+          });
+        } catch (thrown) {
+          fail(thrown);
         }
-        const parsed = parseCompletion(apiOf(request.url ?? '') ?? 'chat', bytes);
-        if (parsed.model !== '' && !options.servedNames.includes(parsed.model)) {
-          const message = `The model \`${parsed.model}\` does not exist; served here: ${options.servedNames.join(', ')}.`;
-          sendJson(response, 404, JSON.stringify(errorBody(404, message, 'model')));
+      };
+      const fault = options.faults.next();
+      switch (fault?.kind) {
+        case 'hang':
           return;
-        }
-        const task = parseTask(parsed, options.limits);
-        if (engine.queued >= options.maxWaiting && engine.queued > 0) {
-          throw new AppError('overloaded', `${engine.queued} requests are waiting already; try again later`);
-        }
-        ticket = start(task, parsed.model, request, response);
-      } catch (thrown) {
-        sendError(response, thrown);
+        case 'slow':
+          void clock.sleep(fault.value).then(
+            () => begin(undefined),
+            () => response.destroy(),
+          );
+          return;
+        case 'wrong-json':
+          sendJson(response, 200, '{"id":"chatcmpl-1","choices":[{"index":0,');
+          return;
+        case 'status':
+          sendJson(response, fault.value, JSON.stringify(errorBody(fault.value, 'an error was asked for')));
+          return;
+        case 'oom':
+          options.crash(fault.value);
+          return;
+        default:
+          begin(fault);
       }
     });
   }
 
-  function start(task: Task, model: string, request: IncomingMessage, response: ServerResponse): Ticket {
-    const givenId = request.headers['x-request-id'];
+  /** The request in the form that tasks are read from: the newer APIs become chats. */
+  function asChat(parsed: Completion): Completion {
+    if (parsed.api === 'messages') return { ...parsed, body: messagesToChat(parsed.body) };
+    if (parsed.api !== 'responses') return parsed;
+    const earlier = parsed.body.previous_response_id;
+    const found = typeof earlier === 'string' ? responses.get(earlier) : [];
+    if (!found) throw new AppError('notFound', `Response with id '${String(earlier)}' not found.`);
+    return { ...parsed, body: responsesToChat(parsed.body, found) };
+  }
+
+  function nextId(): string {
     serial++;
-    const unique = `${startId}${serial.toString(16).padStart(10, '0')}`;
+    return `${startId}${serial.toString(16).padStart(10, '0')}`;
+  }
+
+  function start(job: {
+    readonly task: Task;
+    readonly parsed: Completion;
+    readonly adapter: Adapter | undefined;
+    readonly request: IncomingMessage;
+    readonly response: ServerResponse;
+    readonly fail: (thrown: unknown) => void;
+    /** Tokens after which the connection breaks. */
+    readonly cutAfter: number | undefined;
+  }): readonly Ticket[] {
+    const { task, parsed, adapter, response } = job;
+    const givenId = job.request.headers['x-request-id'];
+    const unique = nextId();
     const name = typeof givenId === 'string' && givenId !== '' ? givenId : unique;
-    const id = `${task.api === 'chat' ? 'chatcmpl' : 'cmpl'}-${name}`;
-    const head = {
+    const id = `${idPrefixes[task.api]}${name}`;
+    const head: AnswerHead = {
       id,
       created: Math.floor(clock.now() / 1000),
-      model: model === '' ? options.servedNames[0] : model,
+      model: parsed.model === '' ? options.servedNames[0] : parsed.model,
     };
     // A client may send an id twice; a handle has one of its own.
     const internalId = name === unique ? id : `${id}-${serial.toString(16).padStart(8, '0')}`;
-    const outcomeOf = (finished: Finished): Outcome => ({
-      finished,
-      params: finished.pinned && options.remote ? remoteParams(finished.pinned, options.remote, internalId) : null,
+    const done: Finished[] = [];
+    let doneCount = 0;
+    let isOver = false;
+    const outcome = (): Outcome => ({
+      finished: done,
+      params: paramsOf(done[0]),
       showsDetails: options.showsPromptTokensDetails,
     });
-    const submission = {
-      id: internalId,
-      promptIds: task.promptIds,
-      cacheRoot: task.cacheRoot,
-      reply: task.reply,
+    const paramsOf = (finished: Finished | undefined) =>
+      finished?.pinned && options.remote ? remoteParams(finished.pinned, options.remote, internalId) : null;
+    const failed = (finished: Finished) => new AppError('internal', finished.error ?? 'the request failed');
+    const remember = () => {
+      if (task.api !== 'responses' || !options.hasResponseStore || parsed.body.store === false) return;
+      const { messages } = asChat(parsed).body as { readonly messages: readonly Fields[] };
+      const spoken = messages.filter(({ role }) => role !== 'system');
+      responses.set(id, [...spoken, ...answerMessages(task, done[0])]);
+      const oldest = responses.size > maxResponses ? responses.keys().next().value : undefined;
+      if (oldest !== undefined) responses.delete(oldest);
+    };
+    const submission = (choice: number) => ({
+      id: choice === 0 ? internalId : `${internalId}_${choice}`,
+      // The engine appends to it.
+      promptIds: choice === 0 ? task.promptIds : task.promptIds.slice(0, task.promptTokens),
+      cacheRoot: adapter ? task.cacheRoot ^ adapter.cacheRoot : task.cacheRoot,
+      ...(adapter ? { adapter: adapter.name } : {}),
+      reply: task.replies[choice] ?? task.replies[0],
       maxTokens: task.maxTokens,
       plan: task.plan,
-    };
+    });
+    const isCut = (tokens: number) => job.cutAfter !== undefined && tokens > job.cutAfter;
+    /** All choices at once; the copies of the prompt are made before the engine appends to the first. */
+    const submitAll = (hooks: (choice: number) => Pick<Parameters<Engine['submit']>[0], 'onToken' | 'onFinish'>) =>
+      task.replies
+        .map((_, choice) => submission(choice))
+        .map((one, choice) => engine.submit({ ...one, ...hooks(choice) }));
+
     if (!task.isStream) {
-      return engine.submit({
-        ...submission,
+      return submitAll((choice) => ({
+        ...(job.cutAfter === undefined ? {} : { onToken: (index) => void (isCut(index) && response.destroy()) }),
         onFinish: (finished) => {
+          if (isOver) return;
+          done[choice] = finished;
+          isOver = finished.reason === 'abort' || finished.reason === 'error';
           if (finished.reason === 'abort') response.destroy();
-          else if (finished.reason === 'error') sendFailure(response, finished);
-          else sendJson(response, 200, renderAnswer(task, head, outcomeOf(finished)));
+          else if (finished.reason === 'error') job.fail(failed(finished));
+          else if (++doneCount === task.replies.length) {
+            remember();
+            sendJson(response, 200, render(task, head, parsed.body, outcome()));
+          }
         },
-      });
+      }));
     }
 
-    const events = createEventWriter(task, head);
+    const events = createEvents(task, head, parsed.body);
     let unsent = '';
     let isFlushing = false;
     const write = (text: string) => {
@@ -200,33 +438,80 @@ export function createHandler(options: ServerOptions): Handler {
         unsent = '';
       });
     };
-    return engine.submit({
-      ...submission,
+    return submitAll((choice) => ({
       onToken: (index) => {
-        if (index === 0) {
+        if (isOver) return;
+        if (isCut(index)) {
+          isOver = true;
+          // What was written before goes out first.
+          if (response.headersSent) response.write('', () => response.destroy());
+          else response.destroy();
+          return;
+        }
+        if (!response.headersSent) {
           response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' });
           write(events.first());
         }
-        const text = task.reply.deltas[index] ?? '';
-        if (text !== '') write(events.delta(text));
+        const text = events.token(choice, index);
+        if (text !== '') write(text);
       },
       onFinish: (finished) => {
-        if (finished.reason === 'abort') response.destroy();
-        else if (finished.reason !== 'error') {
-          response.end(unsent + events.last(outcomeOf(finished)));
+        if (isOver) return;
+        done[choice] = finished;
+        if (finished.reason === 'abort') {
+          isOver = true;
+          response.destroy();
+        } else if (finished.reason === 'error') {
+          isOver = true;
+          if (!response.headersSent) job.fail(failed(finished));
+          else
+            response.end(`${unsent}data: ${JSON.stringify(errorBody(500, finished.error ?? ''))}\n\ndata: [DONE]\n\n`);
+        } else {
+          const text = events.finish(choice, finished, choice === 0 ? paramsOf(finished) : null);
+          if (++doneCount < task.replies.length) {
+            write(text);
+            return;
+          }
+          remember();
+          response.end(unsent + text + events.end(outcome()));
           unsent = '';
-        } else if (!response.headersSent) sendFailure(response, finished);
-        else response.end(`${unsent}data: ${JSON.stringify(errorBody(500, finished.error ?? ''))}\n\ndata: [DONE]\n\n`);
+        }
       },
-    });
+    }));
   }
 
   return {
     handle,
+    sleepLevel: () => sleepLevel,
     drain: () => {
       isDraining = true;
     },
   };
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const maxResponses = 1000;
+const maxPieces = 65_536;
+
+const idPrefixes: Readonly<Record<Task['api'], string>> = {
+  chat: 'chatcmpl-',
+  completions: 'cmpl-',
+  generate: 'generate-tokens-',
+  responses: 'resp_',
+  messages: 'msg_',
+};
+
+function render(task: Task, head: AnswerHead, body: Fields, outcome: Outcome): string {
+  if (task.api === 'messages') return renderMessage(task, head, outcome);
+  if (task.api === 'responses') return renderResponse(task, head, body, outcome);
+  return renderAnswer(task, head, outcome);
+}
+
+function createEvents(task: Task, head: AnswerHead, body: Fields): EventWriter {
+  if (task.api === 'messages') return createMessageEvents(task, head);
+  if (task.api === 'responses') return createResponseEvents(task, head, body);
+  return createEventWriter(task, head);
 }
 
 function remoteParams(
@@ -271,19 +556,14 @@ function readBody(request: IncomingMessage, maxBytes: number, done: (bytes: Buff
   request.on('error', () => {});
 }
 
-function pathOf(url: string): string {
-  const end = url.indexOf('?');
-  return end < 0 ? url : url.slice(0, end);
-}
-
-function sendFailure(response: ServerResponse, finished: Finished): void {
-  sendJson(response, 500, JSON.stringify(errorBody(500, finished.error ?? 'the request failed')));
-}
-
 function sendError(response: ServerResponse, thrown: unknown): void {
   const error = AppError.from(thrown);
   if (response.headersSent) response.destroy();
-  else sendJson(response, error.http, JSON.stringify(errorBody(error.http, error.message)));
+  else {
+    const param = error.message.startsWith('The model ') ? 'model' : null;
+    if (error.code === 'tooLarge') response.setHeader('connection', 'close');
+    sendJson(response, error.http, JSON.stringify(errorBody(error.http, error.message, param)));
+  }
 }
 
 function sendJson(response: ServerResponse, status: number, text: string): void {

@@ -308,6 +308,7 @@ describe('engine', () => {
     deltas: Array.from({ length: tokens }, (_, i) => ` ${i}`),
     finishReason: 'length' as const,
     stopReason: null,
+    thoughtTokens: 0,
   });
   const setup = (over: { numBlocks?: number; maxSequences?: number; maxBatchedTokens?: number } = {}) => {
     const clock = new ManualClock(1);

@@ -7,8 +7,10 @@ import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { type SimConfig, vllmVersion } from './config.ts';
 import { Engine } from './engine.ts';
+import { Faults } from './faults.ts';
+import { Adapters } from './lora.ts';
 import { createEngineMetrics, createMetricsPage, type EngineMetrics } from './metrics.ts';
-import { createHandler } from './server.ts';
+import { createHandler, type Handler } from './server.ts';
 import { createKvFetcher, listen, type SideChannel, startSideChannel } from './side-channel.ts';
 
 /** KV of an 8-billion-parameter model in 16 bits: 32 layers × 2 × 8 heads × 128 × 2 bytes. */
@@ -29,7 +31,13 @@ export interface Sim {
  */
 export async function startSim(
   config: SimConfig,
-  deps: { readonly log: Pick<Logger, 'info' | 'warn'>; readonly clock?: Clock; readonly signal?: AbortSignal },
+  deps: {
+    readonly log: Pick<Logger, 'info' | 'warn'>;
+    readonly clock?: Clock;
+    readonly signal?: AbortSignal;
+    /** Ends the process when a fault asks for that; without it every connection is cut and the port closed. */
+    readonly exit?: (code: number) => void;
+  },
 ): Promise<Sim> {
   const { log } = deps;
   const clock = deps.clock ?? systemClock;
@@ -77,8 +85,25 @@ export async function startSim(
     );
   }
 
+  let server: Server;
+  let closing: Promise<void> | undefined;
   const startSeconds = clock.now() / 1000;
-  const handler = createHandler({
+  const adapters = new Adapters(() => clock.now() / 1000, config.loraModules);
+  let refusing: AbortController | undefined;
+  const refuse = (durationMs: number) => {
+    if (closing) return;
+    refusing?.abort();
+    const current = new AbortController();
+    refusing = current;
+    const { port } = server.address() as AddressInfo;
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    server.closeAllConnections();
+    log.warn({ durationMs }, 'the port is closed for a while');
+    Promise.all([closed, clock.sleep(durationMs, current.signal)])
+      .then(() => listen(server, port, config.host))
+      .catch((err: unknown) => log.warn({ err }, 'the port stays closed'));
+  };
+  const handler: Handler = createHandler({
     clock,
     engine,
     limits: {
@@ -86,11 +111,30 @@ export async function startSim(
       outputTokens: config.outputTokens,
       seed: config.seed,
       hasConnector: transfer !== undefined,
+      hasAutoToolChoice: config.hasAutoToolChoice,
+      hasReasoning: config.hasReasoning,
+      maxLogprobs: config.maxLogprobs,
     },
     model: config.model,
     servedNames: config.servedNames,
     version: vllmVersion,
     apiKeys: config.apiKeys,
+    adapters,
+    hasLoraUpdates: config.hasLoraUpdates,
+    hasSleepMode: config.hasSleepMode,
+    isDevMode: config.isDevMode,
+    hasResponseStore: config.hasResponseStore,
+    faults: new Faults(config.faults),
+    crash: (code) => {
+      log.warn({ code }, 'out of memory: the engine process dies');
+      if (deps.exit) deps.exit(code);
+      else {
+        server.close();
+        server.closeAllConnections();
+      }
+    },
+    refuse,
+    prefillUsPerToken: config.latency.prefillUsPerToken,
     maxWaiting: config.maxWaiting,
     maxBodyBytes: config.maxBodyBytes,
     showsPromptTokensDetails: config.showsPromptTokensDetails,
@@ -110,12 +154,16 @@ export async function startSim(
       hasPrefixCaching: config.hasPrefixCaching,
       memoryUtilization: config.memoryUtilization,
       maxLoras: config.maxLoras,
+      showsFormerNames: config.showsFormerMetrics,
       metrics,
       gauges: () => ({
         running: engine.running,
         capacityWaiting: engine.queued,
         deferredWaiting: engine.loading,
         kvCacheUsage: engine.cache.usage,
+        runningAdapters: engine.adapters.running,
+        waitingAdapters: engine.adapters.waiting,
+        sleepLevel: handler.sleepLevel(),
         nowSeconds: clock.now() / 1000,
         startSeconds,
         residentBytes: process.memoryUsage.rss(),
@@ -123,7 +171,6 @@ export async function startSim(
     }),
   });
 
-  let server: Server;
   try {
     server = await createHttpServer(config);
     server.on('request', handler.handle);
@@ -141,12 +188,14 @@ export async function startSim(
     );
   }
   const address = server.address() as AddressInfo;
+  const atOnce = config.faults.find(({ kind }) => kind === 'refuse');
+  if (atOnce) refuse(atOnce.value);
   log.info({ address: address.address, port: address.port, model: modelName }, 'listening');
 
   const stopStats = config.logsStats ? logStats(clock, engine, metrics, log) : () => {};
-  let closing: Promise<void> | undefined;
   const close = async () => {
     stopStats();
+    refusing?.abort();
     handler.drain();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
     const bound = new AbortController();

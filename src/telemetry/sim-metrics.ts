@@ -41,6 +41,12 @@ export const simMetrics = {
     type: 'gauge',
     labels: ['max_lora', 'waiting_lora_adapters', 'running_lora_adapters'],
   },
+  sleepState: {
+    name: 'vllm:engine_sleep_state',
+    help: 'Whether the engine is awake, has its weights offloaded, or has given up all memory: 1 for the state it is in.',
+    type: 'gauge',
+    labels: ['sleep_state'],
+  },
   cacheConfig: {
     name: 'vllm:cache_config_info',
     help: 'How the KV cache is set up.',
