@@ -69,7 +69,7 @@ describe('the service webhooks', () => {
   it('refuse with every path at once', async () => {
     const response = await ask(validate, { object: service({ model: { uri: 'ftp://b' }, worker: {} }) });
     expect(response).toMatchObject({ allowed: false, status: { code: 422 } });
-    expect(response.status?.message).toMatch(/^spec\.model\.uri: .*; spec\.worker: .*not supported yet/);
+    expect(response.status?.message).toMatch(/^spec\.model\.uri: .*; spec\.worker: .*parallelism must be configured/);
   });
 
   it('look at the old object of an update', async () => {

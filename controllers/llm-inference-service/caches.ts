@@ -23,6 +23,7 @@ export interface ServiceAccount extends KubeObject {
 export interface Caches {
   readonly services: Informer<LLMInferenceService>;
   readonly deployments: Informer<DeploymentState>;
+  readonly leaderWorkerSets: Informer<DeploymentState>;
   readonly pods: Informer<PodState>;
   readonly gateways: Informer<Gateway>;
   readonly gatewayClasses: Informer<GatewayClass>;
@@ -57,6 +58,7 @@ const owned = {
 
 /** Kinds that come from CRDs of others and may be missing, now or for ever. */
 const optional = [
+  resources.leaderWorkerSets,
   resources.gateways,
   resources.gatewayClasses,
   resources.httpRoutes,
@@ -79,6 +81,7 @@ export async function startCaches(
 
   const services = start<LLMInferenceService>(resources.llmInferenceServices, {});
   const deployments = start<DeploymentState>(resources.deployments, owned);
+  const leaderWorkerSets = start<DeploymentState>(resources.leaderWorkerSets, owned);
   const pods = start<PodState>(resources.pods, {
     ...ours,
     transform: withoutBallast,
@@ -93,6 +96,10 @@ export async function startCaches(
   const kept = (resource: Resource): Kept => ({ resource, informer: start<KubeObject>(resource, owned) });
   const children: readonly Kept[] = [
     { resource: resources.deployments, informer: deployments as unknown as Informer<KubeObject> },
+    {
+      resource: resources.leaderWorkerSets,
+      informer: leaderWorkerSets as unknown as Informer<KubeObject>,
+    },
     { resource: resources.httpRoutes, informer: routes as unknown as Informer<KubeObject> },
     { resource: resources.inferencePools, informer: pools as unknown as Informer<KubeObject> },
     { resource: resources.xInferencePools, informer: xPools as unknown as Informer<KubeObject> },
@@ -118,6 +125,7 @@ export async function startCaches(
   return {
     services,
     deployments,
+    leaderWorkerSets,
     pods,
     gateways,
     gatewayClasses,

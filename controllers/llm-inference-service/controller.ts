@@ -225,9 +225,13 @@ function problemOf({ resource, manifest, error }: Failure): Verdict {
           ? conditionTypes.inferencePoolReady
           : component === components.scheduler
             ? conditionTypes.schedulerWorkloadReady
-            : component === components.workloadPrefill
-              ? conditionTypes.prefillWorkloadReady
-              : conditionTypes.mainWorkloadReady;
+            : resource === resources.leaderWorkerSets
+              ? component === components.workloadPrefill
+                ? conditionTypes.prefillWorkerWorkloadReady
+                : conditionTypes.workerWorkloadReady
+              : component === components.workloadPrefill
+                ? conditionTypes.prefillWorkloadReady
+                : conditionTypes.mainWorkloadReady;
   const reason = error.code === 'preconditionFailed' ? reasons.nameTaken : reasons.applyFailed;
   return { condition, reason, message: error.message };
 }

@@ -25,6 +25,7 @@ export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: [''], resources: ['services', 'serviceaccounts'], verbs: own },
   { apiGroups: [''], resources: ['events'], verbs: ['create', 'patch'] },
   { apiGroups: ['apps'], resources: ['deployments'], verbs: own },
+  { apiGroups: ['leaderworkerset.x-k8s.io'], resources: ['leaderworkersets'], verbs: own },
   { apiGroups: ['rbac.authorization.k8s.io'], resources: ['roles', 'rolebindings'], verbs: own },
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['gatewayclasses'], verbs: read },
   // The default Gateway is made where it does not exist and never deleted.

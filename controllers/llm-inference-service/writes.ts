@@ -166,6 +166,7 @@ export interface OwnedClientOptions {
 const waitsFor: Readonly<Record<string, readonly string[]>> = {
   RoleBinding: ['Role'],
   Deployment: ['ServiceAccount', 'RoleBinding'],
+  LeaderWorkerSet: ['ServiceAccount', 'RoleBinding'],
 };
 
 /**

@@ -27,6 +27,7 @@ export const resources = {
   events: core('Event', 'events'),
   deployments: inGroup('apps', 'v1', 'Deployment', 'deployments'),
   replicaSets: inGroup('apps', 'v1', 'ReplicaSet', 'replicasets'),
+  leaderWorkerSets: inGroup('leaderworkerset.x-k8s.io', 'v1', 'LeaderWorkerSet', 'leaderworkersets'),
   leases: inGroup('coordination.k8s.io', 'v1', 'Lease', 'leases'),
   roles: inGroup('rbac.authorization.k8s.io', 'v1', 'Role', 'roles'),
   roleBindings: inGroup('rbac.authorization.k8s.io', 'v1', 'RoleBinding', 'rolebindings'),

@@ -1,12 +1,15 @@
 import type { Check } from './check.ts';
 import { checkGatewayApi, checkGatewayClass, checkInferencePoolApi } from './checks/router.ts';
 import { checkSpec } from './checks/spec.ts';
+import { checkLeaderWorkerSetApi } from './checks/workload.ts';
 import type { CheckInput } from './observed.ts';
 
 /** What must hold before anything is rendered: children stay as they are while it does not. */
 export const beforeRendering: readonly Check<CheckInput>[] = [
   // Admission says the same, but objects may be older than the webhook or have passed while it was away.
   checkSpec,
+  // Without groups nothing could serve: what serves now, perhaps on one node, stays until they can be had.
+  checkLeaderWorkerSetApi,
 ];
 
 /** What the router needs of the cluster; the model servers run without it. Every violation is shown. */

@@ -5,7 +5,7 @@ import type { KubeObject, Manifest } from '../kube/object.ts';
 import type { PodState } from './causes.ts';
 import type { Verdict } from './check.ts';
 
-/** A Deployment as far as its readiness goes. */
+/** A Deployment or LeaderWorkerSet as far as its readiness goes. */
 export interface DeploymentState extends KubeObject {
   readonly spec?: { readonly replicas?: number };
   readonly status?: {
@@ -25,7 +25,12 @@ export interface DeploymentState extends KubeObject {
 
 /** What the cluster offers, as far as decisions depend on it. */
 export interface Surroundings {
-  readonly served: { readonly gatewayApi: boolean; readonly pool: boolean; readonly xPool: boolean };
+  readonly served: {
+    readonly gatewayApi: boolean;
+    readonly pool: boolean;
+    readonly xPool: boolean;
+    readonly leaderWorkerSet: boolean;
+  };
   readonly gateway: {
     readonly name: string;
     readonly namespace: string;
@@ -55,6 +60,7 @@ export interface Observed extends CheckInput {
   /** What went wrong while applying it. */
   readonly problems?: readonly Verdict[];
   readonly deployment: (name: string) => DeploymentState | undefined;
+  readonly leaderWorkerSet: (name: string) => DeploymentState | undefined;
   /** Pods of the service with this value of `app.kubernetes.io/component`. */
   readonly pods: (component: string) => readonly PodState[];
   readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;

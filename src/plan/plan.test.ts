@@ -29,7 +29,7 @@ const gateway = (parts: { readonly status?: object; readonly listeners?: object 
   }) as Gateway;
 
 const surroundings = (parts: Partial<Surroundings> = {}): Surroundings => ({
-  served: { gatewayApi: true, pool: true, xPool: true },
+  served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true },
   gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', className: 'envoy', live: gateway() },
   acceptedClasses: ['envoy'],
   configuredClass: '',
@@ -71,6 +71,7 @@ function observe(service: LLMInferenceService, parts: Partial<Observed> = {}): O
     surroundings: surroundings(),
     desired: manifests,
     deployment: (name) => readyDeployment(name, 1),
+    leaderWorkerSet: () => undefined,
     pods: () => [],
     gatewayOf: () => gateway(),
     route:
@@ -243,14 +244,16 @@ describe('statusOf', () => {
     ],
     [
       'the Gateway API is not served',
-      { surroundings: surroundings({ served: { gatewayApi: false, pool: true, xPool: true } }) },
+      { surroundings: surroundings({ served: { gatewayApi: false, pool: true, xPool: true, leaderWorkerSet: true } }) },
       'GatewaysReady',
       'GatewayPreconditionNotMet',
       /install the Gateway API CRDs/,
     ],
     [
       'no pool is served',
-      { surroundings: surroundings({ served: { gatewayApi: true, pool: false, xPool: false } }) },
+      {
+        surroundings: surroundings({ served: { gatewayApi: true, pool: false, xPool: false, leaderWorkerSet: true } }),
+      },
       'InferencePoolReady',
       'InferencePoolNotServed',
       /install the CRDs/,
@@ -543,4 +546,98 @@ describe('addresses', () => {
     ['fd00::1', true],
     ['localhost', true],
   ])('%s is internal: %s', (host, expected) => expect(isInternalHost(host)).toBe(expected));
+});
+
+describe('groups of pods', () => {
+  const workers = { worker: {}, parallelism: { data: 4, dataLocal: 2 } };
+  const grouped = llmService({ spec: { ...workers, replicas: 2, prefill: { ...workers, replicas: 2 } } });
+  const set = (status: DeploymentState['status']): DeploymentState => ({
+    apiVersion: 'leaderworkerset.x-k8s.io/v1',
+    kind: 'LeaderWorkerSet',
+    metadata: { name: 'any', generation: 3 },
+    spec: { replicas: 2 },
+    ...(status ? { status } : {}),
+  });
+  const ready = {
+    observedGeneration: 3,
+    replicas: 2,
+    readyReplicas: 2,
+    updatedReplicas: 2,
+    conditions: [
+      { type: 'Available', status: 'True' },
+      { type: 'UpdateInProgress', status: 'False' },
+    ],
+  };
+
+  it('have conditions of their own', () => {
+    const status = statusOf(observe(grouped, { leaderWorkerSet: () => set(ready) }), now);
+    expect(told(status)).toMatchObject({ WorkerWorkloadReady: 'True', PrefillWorkerWorkloadReady: 'True' });
+    expect(Object.keys(told(status))).not.toContain('MainWorkloadReady');
+    expect(status.workloads).toMatchObject({
+      primary: {
+        apiGroup: 'leaderworkerset.x-k8s.io',
+        kind: 'LeaderWorkerSet',
+        name: 'chat-kserve-mn',
+        readyReplicas: 2,
+      },
+      prefill: { kind: 'LeaderWorkerSet', name: 'chat-kserve-mn-prefill' },
+    });
+  });
+
+  it.each<[string, DeploymentState | undefined, string, RegExp]>([
+    ['are not there', undefined, 'LeaderWorkerSetMissing', /chat-kserve-mn is not there yet/],
+    ['nobody looks at', set(undefined), 'MinimumReplicasUnavailable', /0 of 2 groups are ready/],
+    [
+      'are of an older spec',
+      set({ ...ready, observedGeneration: 2 }),
+      'LeaderWorkerSetProgressing',
+      /rollout is under way/,
+    ],
+    [
+      'are being replaced',
+      set({
+        ...ready,
+        updatedReplicas: 1,
+        conditions: [...ready.conditions.slice(0, 1), { type: 'UpdateInProgress', status: 'True' }],
+      }),
+      'LeaderWorkerSetProgressing',
+      /1 of 2 groups are of the current spec/,
+    ],
+    [
+      'wait for a pod',
+      set({ ...ready, readyReplicas: 1, conditions: [{ type: 'Available', status: 'False' }] }),
+      'MinimumReplicasUnavailable',
+      /1 of 2 groups are ready; pod worker-1 is not scheduled: no GPUs/,
+    ],
+  ])('that %s are not ready', (_, live, reason, message) => {
+    const pod: PodState = {
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name: 'worker-1' },
+      status: { conditions: [{ type: 'PodScheduled', status: 'False', message: 'no GPUs' }] },
+    };
+    const pods = (component: string) => (component === 'llminferenceservice-workload-worker' ? [pod] : []);
+    const status = statusOf(observe(grouped, { leaderWorkerSet: () => live, pods }), now);
+    const found = status.conditions?.find(({ type }) => type === 'WorkerWorkloadReady');
+    expect(found).toMatchObject({ status: 'False', reason });
+    expect(found?.message).toMatch(message);
+    expect(told(status)).toMatchObject({ WorkloadsReady: `False ${reason}`, Ready: `False ${reason}` });
+  });
+
+  it('need LeaderWorkerSets to be served', () => {
+    const served = { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: false };
+    const input = { service: grouped, effective: grouped.spec, surroundings: surroundings({ served }) };
+    const verdict = firstViolation(beforeRendering, input);
+    expect(verdict).toMatchObject({ condition: 'WorkerWorkloadReady', reason: 'LeaderWorkerSetNotServed' });
+    expect(verdict?.message).toContain('install the LeaderWorkerSet controller');
+    const prefill = { prefill: grouped.spec.prefill ?? {} };
+    expect(
+      firstViolation(beforeRendering, { ...input, effective: { model: grouped.spec.model, ...prefill } }),
+    ).toMatchObject({ condition: 'PrefillWorkerWorkloadReady' });
+    const stopped = {
+      ...grouped,
+      metadata: { ...grouped.metadata, annotations: { 'serving.kserve.io/stop': 'true' } },
+    };
+    expect(firstViolation(beforeRendering, { ...input, service: stopped })).toBeUndefined();
+  });
 });

@@ -14,7 +14,7 @@ import type { DeploymentState, Observed } from './observed.ts';
  * From what was asked for and what is there to what the user is told.
  *
  *     Ready = PresetsCombined and WorkloadsReady and RouterReady
- *     WorkloadsReady = MainWorkloadReady and PrefillWorkloadReady
+ *     WorkloadsReady = MainWorkloadReady or, with several pods a replica, WorkerWorkloadReady; and the same of prefill
  *     RouterReady = GatewaysReady and HTTPRoutesReady and InferencePoolReady and SchedulerWorkloadReady
  *
  * A part that the service does not have has no condition. A parent takes reason and message of its first part that is
@@ -127,7 +127,9 @@ function overlay(findings: readonly Finding[], over: readonly Finding[]): readon
 function parentOf(type: ConditionType): ConditionType | undefined {
   switch (type) {
     case conditionTypes.mainWorkloadReady:
+    case conditionTypes.workerWorkloadReady:
     case conditionTypes.prefillWorkloadReady:
+    case conditionTypes.prefillWorkerWorkloadReady:
       return conditionTypes.workloadsReady;
     case conditionTypes.gatewaysReady:
     case conditionTypes.httpRoutesReady:
@@ -177,16 +179,68 @@ function findDeployment(observed: Observed, component: string): Manifest | undef
   );
 }
 
+function findLeaderWorkerSet(observed: Observed, component: string): Manifest | undefined {
+  return observed.desired.find(
+    (manifest) => manifest.kind === 'LeaderWorkerSet' && manifest.metadata.labels?.[labels.component] === component,
+  );
+}
+
 function workloadFindings(observed: Observed): readonly Finding[] {
   return (
     [
-      [conditionTypes.mainWorkloadReady, components.workload],
-      [conditionTypes.prefillWorkloadReady, components.workloadPrefill],
+      [conditionTypes.mainWorkloadReady, conditionTypes.workerWorkloadReady, components.workload],
+      [conditionTypes.prefillWorkloadReady, conditionTypes.prefillWorkerWorkloadReady, components.workloadPrefill],
     ] as const
-  ).flatMap(([type, component]) => {
-    const desired = findDeployment(observed, component);
-    return desired ? [workloadFinding(observed, type, desired, component)] : [];
+  ).flatMap(([single, group, component]) => {
+    const deployment = findDeployment(observed, component);
+    const set = findLeaderWorkerSet(observed, component);
+    return [
+      ...(deployment ? [workloadFinding(observed, single, deployment, component)] : []),
+      ...(set ? [groupFinding(observed, group, set, groupComponents[component])] : []),
+    ];
   });
+}
+
+/** Whose pods make up the groups of a workload. */
+const groupComponents = {
+  [components.workload]: [components.workloadLeader, components.workloadWorker],
+  [components.workloadPrefill]: [components.workloadLeaderPrefill, components.workloadWorkerPrefill],
+} as const;
+
+/** True when every group is of the current spec and ready. */
+function groupFinding(
+  observed: Observed,
+  type: ConditionType,
+  desired: Manifest,
+  podComponents: readonly string[],
+): Finding {
+  const { name } = desired.metadata;
+  const live = observed.leaderWorkerSet(name);
+  if (!live) {
+    const message = `LeaderWorkerSet ${name} is not there yet`;
+    return { type, isTrue: false, reason: reasons.leaderWorkerSetMissing, message };
+  }
+  const wanted = live.spec?.replicas ?? 1;
+  const { observedGeneration, readyReplicas = 0, updatedReplicas = 0 } = live.status ?? {};
+  // Controllers before 0.7 tell no generation; those say so by UpdateInProgress alone.
+  const isCurrent = observedGeneration === undefined || observedGeneration >= (live.metadata.generation ?? 0);
+  const isRolling = !isCurrent || conditionOf(live, 'UpdateInProgress')?.status === 'True';
+  const available = conditionOf(live, 'Available');
+  if (!isRolling && available?.status === 'True' && updatedReplicas >= wanted) return success(type);
+  const counted =
+    isRolling && live.status
+      ? `a rollout is under way: ${updatedReplicas} of ${wanted} groups are of the current spec`
+      : `${readyReplicas} of ${wanted} groups are ready`;
+  const causes = describeCauses(podComponents.flatMap((component) => observed.pods(component)));
+  // A controller that is not there leaves the status empty.
+  const silent =
+    live.status?.conditions === undefined ? 'the LeaderWorkerSet controller has not looked at it' : undefined;
+  return {
+    type,
+    isTrue: false,
+    reason: isRolling ? reasons.leaderWorkerSetProgressing : reasons.minimumReplicasUnavailable,
+    message: [counted, causes ?? silent].filter((text) => text !== undefined).join('; '),
+  };
 }
 
 /** True when every pod is of the current spec and the Deployment calls enough of them available. */
@@ -241,11 +295,12 @@ function failureOf(deployment: DeploymentState): { readonly reason: string; read
 
 function workloadStatus(observed: Observed): NonNullable<LLMInferenceServiceStatus['workloads']> {
   const reference = (component: string) => {
-    const desired = findDeployment(observed, component);
+    const desired = findDeployment(observed, component) ?? findLeaderWorkerSet(observed, component);
     if (!desired) return undefined;
-    const { name } = desired.metadata;
-    const readyReplicas = observed.deployment(name)?.status?.readyReplicas ?? 0;
-    return { apiGroup: 'apps', kind: 'Deployment', name, readyReplicas };
+    const { kind, metadata } = desired;
+    const live = kind === 'Deployment' ? observed.deployment(metadata.name) : observed.leaderWorkerSet(metadata.name);
+    const apiGroup = desired.apiVersion.split('/')[0] ?? '';
+    return { apiGroup, kind, name: metadata.name, readyReplicas: live?.status?.readyReplicas ?? 0 };
   };
   const primary = reference(components.workload);
   const prefill = reference(components.workloadPrefill);

@@ -42,6 +42,8 @@ export interface ServedKinds {
   readonly pool: boolean;
   /** inference.networking.x-k8s.io/v1alpha2 */
   readonly xPool: boolean;
+  /** leaderworkerset.x-k8s.io/v1 */
+  readonly leaderWorkerSet: boolean;
 }
 
 /** The Gateway of services that name none. */

@@ -19,11 +19,17 @@ export function childName(parent: string, suffix: string): string {
 export interface ChildNames {
   readonly main: string;
   readonly prefill: string;
+  readonly mainMultiNode: string;
+  readonly prefillMultiNode: string;
   readonly workloadService: string;
   readonly prefillService: string;
   readonly sidecarServiceAccount: string;
   readonly sidecarRole: string;
   readonly sidecarRoleBinding: string;
+  readonly multiNodeServiceAccount: string;
+  readonly multiNodeRole: string;
+  readonly multiNodeRoleBinding: string;
+  readonly prefillMultiNodeServiceAccount: string;
   readonly scheduler: string;
   readonly schedulerService: string;
   readonly schedulerServiceAccount: string;
@@ -37,11 +43,17 @@ export function childNames(service: string): ChildNames {
   return {
     main: childName(service, '-kserve'),
     prefill: childName(service, '-kserve-prefill'),
+    mainMultiNode: childName(service, '-kserve-mn'),
+    prefillMultiNode: childName(service, '-kserve-mn-prefill'),
     workloadService: childName(service, '-kserve-workload-svc'),
     prefillService: childName(service, '-kserve-prefill-svc'),
     sidecarServiceAccount: childName(service, '-kserve'),
     sidecarRole: childName(service, '-kserve-role'),
     sidecarRoleBinding: childName(service, '-kserve-rb'),
+    multiNodeServiceAccount: childName(service, '-kserve-mn'),
+    multiNodeRole: childName(service, '-kserve-mn-role'),
+    multiNodeRoleBinding: childName(service, '-kserve-mn-rb'),
+    prefillMultiNodeServiceAccount: childName(service, '-kserve-mn-prefill'),
     scheduler: childName(service, '-kserve-router-scheduler'),
     schedulerService: childName(service, '-epp-service'),
     schedulerServiceAccount: childName(service, '-epp-sa'),

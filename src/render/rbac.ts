@@ -17,6 +17,7 @@ export interface Access {
   readonly ownServiceAccount: string | undefined;
   readonly role: string;
   readonly roleBinding: string;
+  /** None: the account alone, without a Role. */
   readonly rules: readonly PolicyRule[];
 }
 
@@ -34,8 +35,10 @@ export function renderAccess(context: Context, access: Access): readonly Manifes
     metadataOf(access.serviceAccount),
     pullSecrets.length > 0 ? { imagePullSecrets: pullSecrets } : {},
   );
+  const accounts = access.ownServiceAccount === undefined ? [account] : [];
+  if (access.rules.length === 0) return accounts;
   return [
-    ...(access.ownServiceAccount === undefined ? [account] : []),
+    ...accounts,
     manifestOf({ group, version: 'v1', kind: 'Role' }, metadataOf(access.role), { rules: access.rules }),
     manifestOf({ group, version: 'v1', kind: 'RoleBinding' }, metadataOf(access.roleBinding), {
       roleRef: { apiGroup: group, kind: 'Role', name: access.role },

@@ -7,7 +7,7 @@ import { renderPickerDeployment } from './scheduler/deployment.ts';
 import { renderPickerAccess } from './scheduler/rbac.ts';
 import { renderPickerService } from './scheduler/service.ts';
 import { renderWorkloads } from './workload/deployment.ts';
-import { renderSidecarAccess } from './workload/rbac.ts';
+import { renderWorkloadAccess } from './workload/rbac.ts';
 import { renderWorkloadServices } from './workload/service.ts';
 
 /**
@@ -17,7 +17,7 @@ import { renderWorkloadServices } from './workload/service.ts';
 export function render(input: RenderInput): readonly Manifest[] {
   const context = createContext(input);
   return [
-    ...renderSidecarAccess(context),
+    ...renderWorkloadAccess(context),
     ...renderWorkloads(context),
     ...renderWorkloadServices(context),
     ...renderScheduler(context),

@@ -14,12 +14,6 @@ interface Row {
 
 /** Fields of `spec` and of `spec.prefill` alike. */
 const workloadRows: readonly Row[] = [
-  { path: 'worker', what: 'pods on several nodes', remedy: 'serve on one node with parallelism.tensor' },
-  { path: 'parallelism.data', what: 'data parallelism', remedy: 'use parallelism.tensor or more replicas' },
-  { path: 'parallelism.dataLocal', what: 'data parallelism', remedy: 'use parallelism.tensor or more replicas' },
-  { path: 'parallelism.dataRPCPort', what: 'data parallelism', remedy: 'use parallelism.tensor or more replicas' },
-  { path: 'parallelism.pipeline', what: 'pipeline parallelism', remedy: 'use parallelism.tensor' },
-  { path: 'parallelism.expert', what: 'expert parallelism', remedy: 'use parallelism.tensor' },
   { path: 'scaling', what: 'autoscaling', remedy: 'set replicas' },
   { path: 'kvCacheOffloading', what: 'offloading of the KV cache', remedy: 'remove it' },
 ];

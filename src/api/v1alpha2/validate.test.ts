@@ -100,13 +100,6 @@ describe('validateService', () => {
     ['a quote in the name', { model: { ...model, name: 'a"b' } }, 'spec.model.name', 'cannot stand in a URL path'],
     ['dots in the name', { model: { ...model, name: 'a/../b' } }, 'spec.model.name', 'cannot stand in a URL path'],
     ['LoRA', { model: { ...model, lora: { adapters: [] } } }, 'spec.model.lora', notYet],
-    ['workers', { worker: {} }, 'spec.worker', notYet],
-    ['workers of prefill', { prefill: { worker: {} } }, 'spec.prefill.worker', notYet],
-    ['data parallelism', { parallelism: { data: 2, tensor: 1 } }, 'spec.parallelism.data', notYet],
-    ['dataLocal', { parallelism: { dataLocal: 2 } }, 'spec.parallelism.dataLocal', notYet],
-    ['dataRPCPort', { parallelism: { dataRPCPort: 5555 } }, 'spec.parallelism.dataRPCPort', notYet],
-    ['pipelines', { prefill: { parallelism: { pipeline: 2 } } }, 'spec.prefill.parallelism.pipeline', notYet],
-    ['experts', { parallelism: { expert: true } }, 'spec.parallelism.expert', notYet],
     ['scaling', { scaling: { maxReplicas: 2, keda: { triggers: [{}] } } }, 'spec.scaling', notYet],
     ['offloading', { kvCacheOffloading: { cpu: '1Gi' } }, 'spec.kvCacheOffloading', notYet],
     [
@@ -255,11 +248,11 @@ describe('validateService', () => {
   });
 
   it('shows the value and the remedy of what is not supported', () => {
-    expect(validateService(service({ parallelism: { pipeline: 3 } }))).toEqual([
+    expect(validateService(service({ router: { ingress: {} } }))).toEqual([
       {
-        path: 'spec.parallelism.pipeline',
+        path: 'spec.router.ingress',
         code: 'unsupported',
-        message: '3: pipeline parallelism: not supported yet; use parallelism.tensor',
+        message: '{}: Ingress: not supported yet; use router.gateway and router.route',
       },
     ]);
   });
@@ -311,7 +304,7 @@ describe('warnService', () => {
     );
     expect(warnings).toHaveLength(2);
     expect(warnings[0]).toContain('can be omitted');
-    expect(warnings[1]).toContain('spec.parallelism.tensor: 2 needs 2 GPUs');
+    expect(warnings[1]).toContain('spec.parallelism: tensor 2 needs 2 GPUs a pod');
     expect(warnService(service())).toEqual([]);
   });
 });

@@ -2,11 +2,12 @@ import type { ParentReference } from '../foreign/gateway-api.ts';
 import type { PodTemplate } from '../foreign/pod.ts';
 import { type Issue, showValue } from '../issue.ts';
 import { labels, sidecarInjectionLabel } from '../labels.ts';
-import type { LLMInferenceService, LLMInferenceServiceSpec, WorkloadSpec } from './llm-inference-service.ts';
+import type { LLMInferenceService, WorkloadSpec } from './llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from './llm-inference-service-config.ts';
 import { formOf, parseModelLocation, schemeOf, uriForms } from './model-uri.ts';
 import { checkPickerConfig } from './picker-config.ts';
 import { checkSupported } from './unsupported.ts';
+import { checkSizeUnchanged, checkTopology, warnGpus } from './validate-parallelism.ts';
 
 type Check = (service: LLMInferenceService) => readonly Issue[];
 
@@ -18,6 +19,7 @@ const checks: readonly Check[] = [
   checkModelName,
   ({ spec }) => checkWorkload(spec, 'spec'),
   ({ spec }) => (spec.prefill ? checkWorkload(spec.prefill, 'spec.prefill') : []),
+  checkTopology,
   checkRoute,
   checkGatewayRefs,
   checkScheduler,
@@ -33,7 +35,7 @@ const checks: readonly Check[] = [
 export function validateService(service: LLMInferenceService, old?: LLMInferenceService): readonly Issue[] {
   if (service.metadata.deletionTimestamp !== undefined) return [];
   if (old !== undefined && isSame(service.spec, old.spec)) return [];
-  return checks.flatMap((check) => check(service));
+  return [...checks.flatMap((check) => check(service)), ...(old === undefined ? [] : checkSizeUnchanged(service, old))];
 }
 
 /** What a user should know about a service that may be stored. */
@@ -52,16 +54,7 @@ export function warnService(service: LLMInferenceService): readonly string[] {
       `spec.model.confidential: has no effect with ${showValue(spec.model.uri)}; only weights that are copied into the pod are decrypted`,
     );
   }
-  for (const [path, workload] of workloadsOf(spec)) {
-    const tensor = workload.parallelism?.tensor;
-    const main = workload.template?.containers?.find((container) => container.name === 'main');
-    const gpus = Number(main?.resources?.limits?.['nvidia.com/gpu'] ?? Number.NaN);
-    if (tensor !== undefined && gpus < tensor) {
-      warnings.push(
-        `${path}.parallelism.tensor: ${tensor} needs ${tensor} GPUs, but container main asks for ${gpus}; raise nvidia.com/gpu or lower tensor`,
-      );
-    }
-  }
+  warnings.push(...warnGpus(service));
   return warnings;
 }
 
@@ -89,10 +82,6 @@ export function warnServiceConfig(): readonly string[] {
 function isSame(a: unknown, b: unknown): boolean {
   // Both come from the API server, which writes keys in one order.
   return JSON.stringify(a) === JSON.stringify(b);
-}
-
-function workloadsOf(spec: LLMInferenceServiceSpec): readonly (readonly [string, WorkloadSpec])[] {
-  return [['spec', spec], ...(spec.prefill ? ([['spec.prefill', spec.prefill]] as const) : [])];
 }
 
 /** Children are Services and carry the name as a label, so it must be both. */
@@ -150,6 +139,7 @@ function checkWorkload(workload: WorkloadSpec, path: string): readonly Issue[] {
     ...checkLabels(workload.labels, `${path}.labels`),
     ...checkAnnotations(workload.annotations, `${path}.annotations`),
     ...checkTemplate(workload.template, `${path}.template`),
+    ...checkTemplate(workload.worker, `${path}.worker`),
     ...checkRollout(workload.rolloutStrategy, `${path}.rolloutStrategy`),
   ];
 }

@@ -1,9 +1,11 @@
 import type { Container, PodSpec, PodTemplate } from '../../api/foreign/pod.ts';
 import { sidecarContainer } from '../../api/labels.ts';
 import type { WorkloadSpec } from '../../api/v1alpha2/llm-inference-service.ts';
+import type { NodePart } from '../../api/v1alpha2/parallelism.ts';
 import type { Context } from '../input.ts';
 import type { Role } from '../labels.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
+import { hostAddressVariable, rankAnnotation, rankFiles, ranksFolder, renderParallelArgs } from './parallel-args.ts';
 import { renderModelProbes } from './probes.ts';
 import { completeResources } from './resources.ts';
 import { renderStorage, type Storage, withoutStorage } from './storage.ts';
@@ -28,6 +30,9 @@ const terminationGraceSeconds = 60;
 /** Uid of the model server; images of vLLM start as root, which we do not allow. */
 const modelServerUser = 1000;
 
+/** Files with the first data-parallel rank of each worker, from the pod's own annotations. */
+const ranksVolume = 'ranks';
+
 const additionalArgs = 'VLLM_ADDITIONAL_ARGS';
 
 /** Whether the user's template brings a routing sidecar of its own. */
@@ -42,17 +47,24 @@ export function vllmPortOf(role: Role): number {
   return role === 'decode' ? decoderPort : servingPort;
 }
 
-/** The pod of a role: ours with the user's template laid over it. */
-export function renderModelPod(context: Context, workload: WorkloadSpec, role: Role): PodSpec {
-  const template = workload.template;
+/** The pod of a role, or of one part of its group: ours with the user's template laid over it. */
+export function renderModelPod(
+  context: Context,
+  workload: WorkloadSpec,
+  role: Role,
+  part: NodePart = 'single',
+): PodSpec {
+  const template = part === 'worker' ? { ...ownAccountOf(workload), ...workload.worker } : workload.template;
   const theirs = template?.containers?.find((container) => container.name === mainContainer);
   const storage = renderStorage(context, template, theirs);
-  const main = renderMain(context, workload, role, theirs, storage);
-  const needsToken = role === 'decode';
+  const main = renderMain({ context, workload, role, part, storage }, theirs);
+  const needsToken = role === 'decode' && part !== 'worker';
+  const account = accountOf(context, role, part);
+  const ranks = part === 'worker' ? rankFiles(workload.parallelism) : [];
   const ours: PodSpec = {
     // The token is for the sidecar; model code from the internet has no business with the API server.
     automountServiceAccountToken: needsToken || template?.serviceAccountName !== undefined,
-    ...(needsToken ? { serviceAccountName: context.names.sidecarServiceAccount } : {}),
+    ...(account === undefined ? {} : { serviceAccountName: account }),
     terminationGracePeriodSeconds: terminationGraceSeconds,
     ...(storage.shareProcessNamespace ? { shareProcessNamespace: true } : {}),
     ...(storage.initContainers.length > 0 ? { initContainers: storage.initContainers } : {}),
@@ -61,7 +73,20 @@ export function renderModelPod(context: Context, workload: WorkloadSpec, role: R
       { name: 'home', emptyDir: {} },
       { name: 'tmp-dir', emptyDir: {} },
       { name: 'model-cache', emptyDir: {} },
-      { name: 'dshm', emptyDir: { medium: 'Memory', sizeLimit: '1Gi' } },
+      { name: 'dshm', emptyDir: { medium: 'Memory', sizeLimit: part === 'single' ? '1Gi' : '8Gi' } },
+      ...(ranks.length > 0
+        ? [
+            {
+              name: ranksVolume,
+              downwardAPI: {
+                items: ranks.map(({ index, path }) => ({
+                  path,
+                  fieldRef: { fieldPath: `metadata.annotations['${rankAnnotation(index)}']` },
+                })),
+              },
+            },
+          ]
+        : []),
       ...storage.volumes,
     ],
   };
@@ -72,14 +97,29 @@ export function renderModelPod(context: Context, workload: WorkloadSpec, role: R
   return { ...merged, containers: [completeResources(main), ...others.map(completeResources)] };
 }
 
-function renderMain(
-  context: Context,
-  workload: WorkloadSpec,
-  role: Role,
-  theirs: Container | undefined,
-  storage: Storage,
-): Container {
-  const ours = renderOwnMain(context, role, storage);
+/** What container `main` depends on. */
+interface MainInput {
+  readonly context: Context;
+  readonly workload: WorkloadSpec;
+  readonly role: Role;
+  readonly part: NodePart;
+  readonly storage: Storage;
+}
+
+/** The account of a pod where it is not the namespace's default; the user's template wins over it. */
+function accountOf({ names }: Context, role: Role, part: NodePart): string | undefined {
+  if (part === 'single') return role === 'decode' ? names.sidecarServiceAccount : undefined;
+  return role === 'prefill' ? names.prefillMultiNodeServiceAccount : names.multiNodeServiceAccount;
+}
+
+/** The account that the user names for a workload: workers take it from the leader unless they have their own. */
+function ownAccountOf({ template }: WorkloadSpec): Pick<PodTemplate, 'serviceAccountName'> {
+  return template?.serviceAccountName === undefined ? {} : { serviceAccountName: template.serviceAccountName };
+}
+
+function renderMain(input: MainInput, theirs: Container | undefined): Container {
+  const { context, workload, role, part, storage } = input;
+  const ours = renderOwnMain(input);
   // A command of the user's is run as written: our arguments belong to `vllm serve` alone.
   if (theirs?.command !== undefined) return mergeContainer(ours, theirs);
 
@@ -89,14 +129,14 @@ function renderMain(
     source: storage,
     servedNames: [context.modelName, `publishers/${context.namespace}/models/${context.modelName}`],
     port: vllmPortOf(role),
-    tensorParallelSize: workload.parallelism?.tensor,
+    parallel: renderParallelArgs(workload.parallelism, part, own),
     kvTransfer: role !== 'both',
     own,
   });
   return { ...mergeContainer(ours, { ...theirs, name: mainContainer }), args: [...args, ...own] };
 }
 
-function renderOwnMain(context: Context, role: Role, storage: Storage): Container {
+function renderOwnMain({ context, workload, role, part, storage }: MainInput): Container {
   const port = vllmPortOf(role);
   return {
     name: mainContainer,
@@ -108,6 +148,9 @@ function renderOwnMain(context: Context, role: Role, storage: Storage): Containe
       { name: 'USER', value: 'vllm' },
       { name: 'HF_HUB_CACHE', value: '/mnt/model-cache' },
       { name: 'VLLM_LOGGING_LEVEL', value: 'INFO' },
+      ...(part === 'single'
+        ? []
+        : [{ name: hostAddressVariable, valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }]),
       ...(role === 'both'
         ? []
         : [
@@ -117,9 +160,13 @@ function renderOwnMain(context: Context, role: Role, storage: Storage): Containe
       ...storage.env,
     ],
     ...(storage.envFrom.length > 0 ? { envFrom: storage.envFrom } : {}),
-    ports: [{ containerPort: port, name: role === 'decode' ? 'vllm' : 'http', protocol: 'TCP' }],
-    ...renderModelProbes(port),
-    lifecycle: { preStop: { sleep: { seconds: drainSeconds } } },
+    ...(part === 'worker'
+      ? {}
+      : {
+          ports: [{ containerPort: port, name: role === 'decode' ? 'vllm' : 'http', protocol: 'TCP' }],
+          ...renderModelProbes(port),
+          lifecycle: { preStop: { sleep: { seconds: drainSeconds } } },
+        }),
     securityContext: {
       allowPrivilegeEscalation: false,
       capabilities: { drop: ['ALL'] },
@@ -133,6 +180,9 @@ function renderOwnMain(context: Context, role: Role, storage: Storage): Containe
       { mountPath: '/tmp', name: 'tmp-dir' },
       { mountPath: '/mnt/model-cache', name: 'model-cache' },
       { mountPath: '/dev/shm', name: 'dshm' },
+      ...(part === 'worker' && rankFiles(workload.parallelism).length > 0
+        ? [{ mountPath: ranksFolder, name: ranksVolume, readOnly: true }]
+        : []),
       ...storage.mounts,
     ],
   };

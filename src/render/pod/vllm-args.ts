@@ -13,7 +13,8 @@ export interface VllmOptions {
   /** Every name under which the model is asked for. */
   readonly servedNames: readonly string[];
   readonly port: number;
-  readonly tensorParallelSize?: number | undefined;
+  /** How the replica is spread over GPUs and pods, from `renderParallelArgs`. */
+  readonly parallel: readonly string[];
   /** Set when KV blocks travel between prefill and decode pods. */
   readonly kvTransfer: boolean;
   /** Arguments that the user adds, in order; they win over ours. */
@@ -32,9 +33,7 @@ export function renderVllmArgs(options: VllmOptions): readonly string[] {
     ...(source.revision === undefined ? [] : flag('--revision', source.revision)),
     ...flag('--served-model-name', ...options.servedNames),
     ...flag('--port', String(options.port)),
-    ...(options.tensorParallelSize === undefined || hasFlag(own, '-tp')
-      ? []
-      : flag('--tensor-parallel-size', String(options.tensorParallelSize))),
+    ...options.parallel,
     // The picker and the sidecar learn from it how much of a prompt was cached.
     ...(hasFlag(own, '--no-enable-prompt-tokens-details') ? [] : flag('--enable-prompt-tokens-details')),
     ...(options.kvTransfer ? flag('--kv-transfer-config', nixlTransferConfig) : []),
