@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto';
 import { AppError } from '../errors.ts';
 import type { Client } from './client.ts';
 import {
@@ -408,11 +409,14 @@ export interface Operation {
 }
 
 /**
- * What the server made of our wishes: differences that stay after an apply because the server writes the value its own way.
- * It only spares requests; losing it costs one apply per object.
+ * What the server made of our wishes: differences that stay after an apply because the server writes the value its own way;
+ * and which objects were compared and found as they should be.
+ * It only spares requests and time; losing it costs one apply per object.
  */
 export class ApplyMemory {
   readonly #settled = new Map<string, ReadonlySet<string>>();
+  /** Objects of the caches, which never change in place, with the digest of what was wanted of them. */
+  readonly #equal = new WeakMap<KubeObject, string>();
   readonly #maxObjects: number;
 
   constructor(maxObjects = 10_000) {
@@ -422,6 +426,15 @@ export class ApplyMemory {
   isSettled(key: string, differences: readonly Difference[]): boolean {
     const settled = this.#settled.get(key);
     return settled !== undefined && differences.every((difference) => settled.has(difference.reason));
+  }
+
+  /** What an apply of `desired` would change, at little cost where the same was asked of the same object before. */
+  findDifferences(desired: Manifest, live: KubeObject, fieldManager: string): readonly Difference[] {
+    const digest = hash('sha256', `${fieldManager}\n${JSON.stringify(desired)}`, 'base64');
+    if (this.#equal.get(live) === digest) return [];
+    const differences = findDifferences(desired, live, fieldManager);
+    if (differences.length === 0) this.#equal.set(live, digest);
+    return differences;
   }
 
   settle(key: string, differences: readonly Difference[]): void {
@@ -472,7 +485,9 @@ export function planSet(
     checkOwnership(live, manifest, ownerUid, fieldManager);
     // What is being deleted cannot be mended; its deletion is a change that brings us back.
     if (live.metadata.deletionTimestamp) continue;
-    const differences = findDifferences(manifest, live, fieldManager);
+    const differences = input.memory
+      ? input.memory.findDifferences(manifest, live, fieldManager)
+      : findDifferences(manifest, live, fieldManager);
     const first = differences[0];
     if (!first || input.memory?.isSettled(`${key}/${live.metadata.uid}`, differences)) continue;
     const more = differences.length > 1 ? ` (and ${differences.length - 1} more)` : '';

@@ -3,7 +3,7 @@ import { ManualClock } from '../clock.ts';
 import { AppError } from '../errors.ts';
 import { silentLogger } from '../telemetry/log.ts';
 import { allowChanged, deny, parseReview } from './admission.ts';
-import { applySet, findDifferences, planSet, withOwner } from './apply.ts';
+import { ApplyMemory, applySet, findDifferences, planSet, withOwner } from './apply.ts';
 import type { Client, WatchEvent } from './client.ts';
 import { startEventRecorder } from './events.ts';
 import { type Change, startInformer } from './informer.ts';
@@ -481,6 +481,37 @@ describe('comparing desired with live', () => {
     ],
   ])('%s', (_, desired, current, reasons) => {
     expect(findDifferences(desired, current, me).map((difference) => difference.reason)).toEqual(reasons);
+  });
+
+  it('remembers what was equal, for that object and that wish alone', () => {
+    let looks = 0;
+    const wish = (value: string): Manifest => ({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: 'c', namespace: 'ns' },
+      data: { a: value },
+    });
+    const liveOf = (value: string): KubeObject & Record<string, unknown> => ({
+      ...wish(value),
+      metadata: {
+        name: 'c',
+        namespace: 'ns',
+        get managedFields() {
+          looks++;
+          return [
+            { manager: 'me', operation: 'Apply' as const, apiVersion: 'v1', fieldsV1: { 'f:data': { 'f:a': {} } } },
+          ];
+        },
+      },
+    });
+    const memory = new ApplyMemory();
+    const live = liveOf('1');
+    expect(memory.findDifferences(wish('1'), live, 'me')).toEqual([]);
+    expect(memory.findDifferences(wish('1'), live, 'me')).toEqual([]);
+    expect(looks).toBe(1);
+    expect(memory.findDifferences(wish('2'), live, 'me')).toHaveLength(1);
+    expect(memory.findDifferences(wish('1'), live, 'other')).toHaveLength(1);
+    expect(memory.findDifferences(wish('1'), liveOf('drifted'), 'me')).toHaveLength(1);
   });
 });
 
