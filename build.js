@@ -1,4 +1,4 @@
-// Bundles the five binaries: one ESM file each, with what they load lazily split off.
+// Bundles the five binaries and the picker's worker: one ESM file each, with what they load lazily split off.
 import { rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 
@@ -6,7 +6,11 @@ const binaries = ['operator', 'epp', 'sidecar', 'sim', 'signalbox'];
 
 await rm('dist', { recursive: true, force: true });
 await build({
-  entryPoints: Object.fromEntries(binaries.map((name) => [name, `src/cmd/${name}.ts`])),
+  entryPoints: {
+    ...Object.fromEntries(binaries.map((name) => [name, `src/cmd/${name}.ts`])),
+    // The worker that runs a user's scorer; the picker finds it beside itself.
+    'module-host': 'src/epp/plugins/module/host.ts',
+  },
   outdir: 'dist',
   outExtension: { '.js': '.mjs' },
   chunkNames: 'chunks/[name]-[hash]',

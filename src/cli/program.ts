@@ -4,6 +4,7 @@ import type { LocalEnvironment } from '../local/paths.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { demoCommand } from './commands/demo/command.ts';
 import { downCommand } from './commands/down/command.ts';
+import { eppCommand } from './commands/epp/command.ts';
 import { logsCommand } from './commands/logs/command.ts';
 import { statusCommand } from './commands/status/command.ts';
 import { upCommand } from './commands/up/command.ts';
@@ -28,6 +29,7 @@ const commands: readonly ((deps: CliDeps) => Command)[] = [
   statusCommand,
   logsCommand,
   downCommand,
+  eppCommand,
 ];
 
 /**

@@ -104,6 +104,12 @@ export const eppSettings = {
     description: 'older metrics count as unknown',
     default: 2000,
   }),
+  explainRequests: setting.integer({
+    flag: 'explain-requests',
+    description: 'latest requests whose choice /debug/explain on the metrics port can explain; 0 for none',
+    default: 128,
+    max: 10_000,
+  }),
   disableEndpointSubsetFilter: setting.boolean({
     flag: 'disable-endpoint-subset-filter',
     description: "ignore the gateway's list of allowed endpoints",

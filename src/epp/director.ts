@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '../clock.ts';
-import { AppError } from '../errors.ts';
+import { AppError, messageOf } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
 import { apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
 import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Datastore, LiveEndpoint, Snapshot } from './datalayer/datastore.ts';
+import { type Explanation, Trace, type TraceRing } from './explain.ts';
 import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
 import type { Endpoint } from './framework/endpoint.ts';
@@ -38,6 +39,12 @@ export interface Refusal {
   readonly reason?: string;
 }
 
+/** What the gateway is told, and the watch over the exchange that follows. */
+export interface Outcome {
+  readonly answer: Route | Refusal;
+  readonly exchange: WatchedExchange | undefined;
+}
+
 const destinationHeader = 'x-gateway-destination-endpoint';
 
 /** Headers that only we may set: a client's would steer the gateway or the sidecar. */
@@ -67,10 +74,11 @@ export function createDirector(deps: {
   readonly scheduler: Scheduler;
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
+  readonly traces: TraceRing;
   readonly clock: Clock;
   readonly log: Logger;
 }) {
-  const { datastore, scheduler, telemetry, clock, log } = deps;
+  const { datastore, scheduler, telemetry, traces, clock, log } = deps;
 
   const refuse = (thrown: unknown, model: string): Refusal => {
     const error = AppError.from(thrown);
@@ -87,39 +95,72 @@ export function createDirector(deps: {
     return { kind: 'reject', status: error.http, body };
   };
 
+  const candidatesOf = ({ subset }: InboundRequest): readonly LiveEndpoint[] =>
+    subset !== undefined && deps.isSubsetHonoured ? allowed(datastore.snapshot, subset) : datastore.snapshot.endpoints;
+
+  const decide = (inbound: InboundRequest, cycle: Cycle): Outcome => {
+    const { request } = cycle;
+    const { completion, model } = request;
+    const trace = traces.take();
+    trace?.begin(request, cycle.pool, clock.now());
+    try {
+      const added = new Map<string, string>();
+      const start = performance.now();
+      const decision = scheduler.schedule(cycle, candidatesOf(inbound), added);
+      telemetry.schedulerE2e.observe((performance.now() - start) / 1000);
+      trace?.chose(decision);
+      const metrics = telemetry.model(model);
+      metrics.attempt(decision);
+      if (completion !== undefined) {
+        (added.has('x-prefiller-host-port') ? metrics.prefillDecode : metrics.decodeOnly).inc();
+      }
+      if (log.isLevelEnabled('debug')) log.debug({ requestId: request.id, why: decision.why() }, 'endpoint chosen');
+      return {
+        answer: toRoute(inbound.headers, request, decision, added),
+        exchange: new WatchedExchange(decision, completion?.stream ?? false, inbound.bodyBytes, metrics, clock),
+      };
+    } catch (thrown) {
+      trace?.refused(messageOf(thrown));
+      return { answer: refuse(thrown, model), exchange: undefined };
+    }
+  };
+
   return {
-    handle(inbound: InboundRequest): {
-      readonly answer: Route | Refusal;
-      readonly exchange: WatchedExchange | undefined;
-    } {
+    /** At once, unless the configuration makes a request wait. A promise never rejects. */
+    handle(inbound: InboundRequest): Outcome | Promise<Outcome> {
       let model = '';
       try {
         const completion = parseBody(inbound);
         model = completion?.model ?? '';
-        const request = toPickRequest(inbound.headers, completion);
-        const { snapshot } = datastore;
-        const candidates =
-          inbound.subset !== undefined && deps.isSubsetHonoured
-            ? allowed(snapshot, inbound.subset)
-            : snapshot.endpoints;
-        const cycle = new Cycle(request, snapshot.endpoints);
-        const added = new Map<string, string>();
-        const start = performance.now();
-        const decision = scheduler.schedule(cycle, candidates, added);
-        telemetry.schedulerE2e.observe((performance.now() - start) / 1000);
-        const metrics = telemetry.model(model);
-        metrics.attempt(decision);
-        if (completion !== undefined) {
-          (added.has('x-prefiller-host-port') ? metrics.prefillDecode : metrics.decodeOnly).inc();
-        }
-        if (log.isLevelEnabled('debug')) log.debug({ requestId: request.id, why: decision.why() }, 'endpoint chosen');
-        return {
-          answer: toRoute(inbound.headers, request, decision, added),
-          exchange: new WatchedExchange(decision, completion?.stream ?? false, inbound.bodyBytes, metrics, clock),
-        };
+        const cycle = new Cycle(toPickRequest(inbound.headers, completion), datastore.snapshot.endpoints);
+        const asking = scheduler.prepare(cycle);
+        if (asking === undefined) return decide(inbound, cycle);
+        return asking.then(
+          () => decide(inbound, cycle),
+          (thrown) => ({ answer: refuse(thrown, model), exchange: undefined }),
+        );
       } catch (thrown) {
         return { answer: refuse(thrown, model), exchange: undefined };
       }
+    },
+
+    /**
+     * The choice for a request that is not sent; nothing is counted or remembered.
+     *
+     * @throws AppError `invalid` when the body is no request
+     */
+    async explain(inbound: InboundRequest): Promise<Explanation> {
+      const request = toPickRequest(inbound.headers, parseBody(inbound));
+      const cycle = new Cycle(request, datastore.snapshot.endpoints, true);
+      await scheduler.prepare(cycle);
+      const trace = new Trace();
+      trace.begin(request, cycle.pool, clock.now(), true);
+      try {
+        trace.chose(scheduler.schedule(cycle, candidatesOf(inbound), new Map()));
+      } catch (thrown) {
+        trace.refused(messageOf(thrown));
+      }
+      return trace.explain();
     },
   };
 }

@@ -5,6 +5,7 @@ import http2 from 'node:http2';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import grpc from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import protobuf from 'protobufjs';
@@ -13,6 +14,7 @@ import { silentLogger } from '../telemetry/log.ts';
 import { parseEppArgs } from './config.ts';
 import { parseEndpointsFile } from './datalayer/file-source.ts';
 import { usageInTail } from './director.ts';
+import type { Explanation } from './explain.ts';
 import { Scheduler } from './framework/scheduler.ts';
 import { buildScheduler, parsePickerConfig } from './picker-config.ts';
 import { pluginFactories } from './plugins/register.ts';
@@ -246,6 +248,52 @@ async function metricsPage(from = epp): Promise<string> {
 }
 
 describe('a request', () => {
+  it('can be explained afterwards: candidates, verdicts, scores, age of the metrics', async () => {
+    const stream = new Stream().send(
+      requestHeaders({ ...plainHeaders, 'x-request-id': 'why-me', 'x-session-id': 's-1' }),
+      requestBody(chat('explain me')),
+    );
+    const { set } = await stream.next();
+    const explain = async (query: string) => {
+      const response = await fetch(`http://127.0.0.1:${epp.metricsPort}/debug/explain?${query}`);
+      return { status: response.status, text: await response.text() };
+    };
+    const explanation = JSON.parse((await explain('request=why-me')).text) as Explanation;
+    expect(explanation).toMatchObject({
+      requestId: 'why-me',
+      model: 'llama',
+      sessionId: 's-1',
+      isTrial: false,
+      picked: [set['x-gateway-destination-endpoint']],
+      primaryProfile: 'decode',
+      refusal: null,
+    });
+    expect(explanation.profiles.map(({ profile }) => profile)).toEqual(['decode', 'prefill']);
+    const [decode, prefill] = explanation.profiles;
+    expect(decode?.weights).toEqual({ 'prefix-cache-scorer': 3, 'queue-scorer': 1 });
+    expect(decode?.candidates.map(({ endpoint, droppedBy }) => [endpoint, droppedBy])).toEqual([
+      ['default/d0', undefined],
+      ['default/d1', undefined],
+      ['default/p0', 'decode-filter'],
+    ]);
+    expect(prefill?.candidates.map(({ droppedBy }) => droppedBy)).toEqual([
+      'prefill-filter',
+      'prefill-filter',
+      undefined,
+    ]);
+    // As it was before this request was counted; nothing scrapes these endpoints.
+    expect(explanation.endpoints.map(({ inFlight, metricsAgeMs }) => [inFlight, metricsAgeMs])).toEqual([
+      [0, null],
+      [0, null],
+      [0, null],
+    ]);
+    expect((await explain('format=text')).text).toMatch(/ {2}why-me {2}llama {2}10\.0\.0\.\d:8000/);
+    expect((await explain('request=nobody')).status).toBe(404);
+    stream.cancel();
+    await stream.status();
+    await until(() => Object.values(inFlight()).every((count) => count === 0), 'given back');
+  });
+
   it('goes the whole way: one header reply, its body as it came, the answer streamed through', async () => {
     const body = `{"model":"llama",  "n": 12345678901234567890, "messages":[{"role":"user","content":"whole way"}],"stream":true}`;
     const stream = new Stream().send(
@@ -595,6 +643,7 @@ describe('the configuration', () => {
       factories: pluginFactories,
       clock: systemClock,
       random: () => 0,
+      baseDir: fileURLToPath(new URL('../../config/epp', import.meta.url)),
     });
     return { ...built, scheduler: new Scheduler(built.parts) };
   };
@@ -632,11 +681,15 @@ schedulingProfiles: [{name: d, plugins: [{pluginRef: prefix-cache-scorer, weight
     expect(warnings.join()).toMatch(/belong to approx-prefix-cache-producer/);
   });
 
-  it('builds every configuration that is shipped', () => {
+  it('builds every configuration that is shipped', async () => {
     const folder = new URL('../../config/epp/', import.meta.url);
     const files = readdirSync(folder).filter((name) => name.endsWith('.yaml') && name !== 'endpoints.yaml');
     expect(files.length).toBeGreaterThanOrEqual(5);
-    for (const name of files) expect(build(readFileSync(new URL(name, folder), 'utf8')).warnings).toEqual([]);
+    for (const name of files) {
+      const { warnings, plugins } = build(readFileSync(new URL(name, folder), 'utf8'));
+      expect(warnings).toEqual([]);
+      for (const plugin of plugins) await plugin.close?.();
+    }
     const endpoints = parseEndpointsFile(
       readFileSync(new URL('endpoints.yaml', folder), 'utf8'),
       'endpoints.yaml',

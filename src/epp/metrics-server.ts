@@ -1,24 +1,52 @@
-import { createServer } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
 import { AppError, messageOf } from '../errors.ts';
+import { errorBody } from '../openai/error-body.ts';
+import type { DebugAnswer } from './explain.ts';
 
-/** Serves `GET /metrics`. Rejects with AppError `unavailable` when the port cannot be had. */
+/** Answers a call of `/debug/explain`; an AppError that it throws becomes its HTTP status. */
+export type DebugHandler = (call: {
+  readonly method: string;
+  readonly query: URLSearchParams;
+  readonly body: Buffer;
+}) => Promise<DebugAnswer>;
+
+const bodyTimeoutMs = 10_000;
+
+/** Serves `GET /metrics` and `/debug/explain`. Rejects with AppError `unavailable` when the port cannot be had. */
 export async function startMetricsServer(options: {
   readonly registry: Registry;
+  readonly explain: DebugHandler;
+  readonly maxBodyBytes: number;
   readonly address: string | undefined;
   readonly port: number;
 }): Promise<{ readonly port: number; close(): Promise<void> }> {
   const { registry, address, port } = options;
-  const server = createServer((request, response) => {
-    const path = (request.url ?? '').split('?')[0];
-    if (path !== '/metrics' || (request.method !== 'GET' && request.method !== 'HEAD')) {
-      response.writeHead(404, { 'content-type': 'text/plain' }).end('metrics are at GET /metrics\n');
-      return;
+
+  const answer = async (request: IncomingMessage): Promise<DebugAnswer> => {
+    const { pathname, searchParams } = new URL(request.url ?? '/', 'http://localhost');
+    const method = request.method ?? 'GET';
+    const isRead = method === 'GET' || method === 'HEAD';
+    if (pathname === '/metrics' && isRead) {
+      return { status: 200, contentType: registry.contentType, body: await registry.metrics() };
     }
-    registry.metrics().then(
-      (page) => response.writeHead(200, { 'content-type': registry.contentType }).end(page),
-      (thrown) => response.writeHead(500, { 'content-type': 'text/plain' }).end(`${messageOf(thrown)}\n`),
+    if (pathname === '/debug/explain' && (isRead || method === 'POST')) {
+      const body = isRead ? Buffer.alloc(0) : await readBody(request, options.maxBodyBytes);
+      return options.explain({ method, query: searchParams, body });
+    }
+    const body = 'metrics are at GET /metrics, choices at GET and POST /debug/explain\n';
+    return { status: 404, contentType: 'text/plain', body };
+  };
+
+  const server = createServer({ requestTimeout: bodyTimeoutMs }, (request, response) => {
+    answer(request).then(
+      (given) => send(response, given),
+      (thrown) => {
+        const error = AppError.from(thrown);
+        const body = `${JSON.stringify(errorBody(error.http, error.message))}\n`;
+        send(response, { status: error.http, contentType: 'application/json', body });
+      },
     );
   });
   await new Promise<void>((resolve, reject) => {
@@ -36,4 +64,19 @@ export async function startMetricsServer(options: {
         server.closeAllConnections();
       }),
   };
+}
+
+function send(response: ServerResponse, { status, contentType, body }: DebugAnswer): void {
+  response.writeHead(status, { 'content-type': contentType }).end(body);
+}
+
+async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > maxBytes) throw new AppError('tooLarge', `the request is larger than ${maxBytes} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks, size);
 }

@@ -68,6 +68,7 @@ export class EppTelemetry {
   readonly #cached = this.#histogram(eppMetrics.cachedTokens);
   readonly #running = this.#gauge(eppMetrics.requestsRunning);
   readonly #attempts = this.#counter(eppMetrics.schedulerAttempts);
+  readonly #pluginFailures = this.#counter(eppMetrics.pluginFailures);
   readonly #disagg = this.#counter(eppMetrics.disaggDecisions);
 
   constructor(options: {
@@ -107,6 +108,11 @@ export class EppTelemetry {
         });
       }
     });
+  }
+
+  /** A choice was made without that plugin's say. */
+  pluginFailed(plugin: string, reason: string): void {
+    this.#pluginFailures.labels(plugin, reason).inc();
   }
 
   readonly #handler: { readonly name: string; readonly type: string };

@@ -4,17 +4,19 @@ import type { Clock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import { nearest, parseDurationMs } from '../flags.ts';
 import { type EngineMetrics, engines } from './datalayer/engines.ts';
-import { parseSeriesSpec } from './datalayer/prometheus-text.ts';
+import { parseSeriesSpec, type SeriesSpec } from './datalayer/prometheus-text.ts';
 import type { ScrapeSettings } from './datalayer/scraper.ts';
 import {
   isFilter,
   isPicker,
+  isPreparer,
   isPreRequest,
   isProducer,
   isProfileHandler,
   isScorer,
   type Plugin,
   type PluginFactory,
+  type PluginFailure,
   type Producer,
   type ProfileHandler,
 } from './framework/plugin.ts';
@@ -75,11 +77,16 @@ const dataPlugins = {
       .array(
         z.strictObject({
           name: z.string().min(1),
-          queuedRequestsSpec: seriesText,
-          runningRequestsSpec: seriesText,
+          /** May be left out for an engine that is known. */
+          queuedRequestsSpec: seriesText.optional(),
+          runningRequestsSpec: seriesText.optional(),
           kvUsageSpec: seriesText.optional(),
           loraSpec: seriesText.optional(),
           cacheInfoSpec: seriesText.optional(),
+          customMetrics: z
+            .array(z.strictObject({ attributeKey: z.string().min(1), metricSpec: seriesText }))
+            .max(32)
+            .optional(),
         }),
       )
       .default([]),
@@ -247,6 +254,13 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
   if (file !== undefined && discovery === undefined) {
     warnings.push('file-discovery is listed but dataLayer.discovery does not refer to it, so it is not used');
   }
+  const ownEngines = (extractor?.engineConfigs ?? []).map((own) => [own.name, toEngine(own)] as const);
+  for (const [name, engine] of ownEngines) {
+    if (engine !== undefined) continue;
+    problems.push(
+      `core-metrics-extractor: engine ${name} is not known; give queuedRequestsSpec and runningRequestsSpec`,
+    );
+  }
   if (problems.length > 0) throw new AppError('invalid', `${source}: ${problems.join('; ')}`);
 
   const intervalMs = source_?.interval === undefined ? undefined : parseDurationMs(source_.interval);
@@ -267,7 +281,10 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
       ...(extractor && {
         engineLabel: extractor.engineLabelKey,
         defaultEngine: extractor.defaultEngine,
-        engines: { ...engines, ...Object.fromEntries(extractor.engineConfigs.map((own) => [own.name, toEngine(own)])) },
+        engines: {
+          ...engines,
+          ...Object.fromEntries(ownEngines.filter((entry): entry is [string, EngineMetrics] => entry[1] !== undefined)),
+        },
       }),
     },
     warnings,
@@ -278,18 +295,25 @@ function unsupported(what: string): never {
   throw new AppError('unsupported', `${what} is not supported yet; remove it`);
 }
 
-function toEngine(own: {
-  readonly queuedRequestsSpec: string;
-  readonly runningRequestsSpec: string;
-  readonly kvUsageSpec?: string | undefined;
-  readonly loraSpec?: string | undefined;
-}): EngineMetrics {
+type EngineConfig = z.infer<(typeof dataPlugins)['core-metrics-extractor']>['engineConfigs'][number];
+
+/** What an entry leaves out is taken from the engine of that name. Undefined when neither tells queue and running. */
+function toEngine(own: EngineConfig): EngineMetrics | undefined {
+  const known = isNamed(engines, own.name) ? engines[own.name] : undefined;
   const series = (text: string) => parseSeriesSpec(text) ?? { name: text, labels: {} };
+  const pick = (text: string | undefined, else_: SeriesSpec | undefined) => (text === undefined ? else_ : series(text));
+  const waiting = pick(own.queuedRequestsSpec, known?.waiting);
+  const running = pick(own.runningRequestsSpec, known?.running);
+  if (waiting === undefined || running === undefined) return undefined;
+  const kvUsage = pick(own.kvUsageSpec, known?.kvUsage);
+  const adapters = pick(own.loraSpec, known?.adapters);
+  const custom = own.customMetrics?.map(({ attributeKey, metricSpec }) => [attributeKey, series(metricSpec)] as const);
   return {
-    waiting: series(own.queuedRequestsSpec),
-    running: series(own.runningRequestsSpec),
-    ...(own.kvUsageSpec === undefined ? {} : { kvUsage: series(own.kvUsageSpec) }),
-    ...(own.loraSpec === undefined ? {} : { adapters: series(own.loraSpec) }),
+    waiting,
+    running,
+    ...(kvUsage === undefined ? {} : { kvUsage }),
+    ...(adapters === undefined ? {} : { adapters }),
+    ...(custom === undefined ? {} : { custom: Object.fromEntries(custom) }),
   };
 }
 
@@ -313,6 +337,7 @@ function unknownName(name: string, known: readonly string[], what: string): stri
 export interface BuiltScheduler {
   readonly parts: SchedulerParts;
   readonly handler: ProfileHandler;
+  readonly plugins: readonly Plugin[];
   readonly warnings: readonly string[];
 }
 
@@ -328,10 +353,20 @@ export function buildScheduler(
     readonly factories: Readonly<Record<string, PluginFactory>>;
     readonly clock: Clock;
     readonly random: () => number;
+    /** Folder that relative paths start from; the current one when absent. */
+    readonly baseDir?: string;
+    /** Told of every choice in which a plugin had no say. */
+    readonly report?: (plugin: string, reason: PluginFailure, message: string) => void;
     readonly observe?: NonNullable<SchedulerParts['observe']>;
   },
 ): BuiltScheduler {
   const warnings: string[] = [];
+  const given = (name: string) => ({
+    clock: deps.clock,
+    random: deps.random,
+    baseDir: deps.baseDir ?? '.',
+    report: (reason: PluginFailure, message: string) => deps.report?.(name, reason, message),
+  });
   const entries = complete(config.plugins, warnings);
   const made = new Map<string, Plugin>();
   const underWay = new Set<string>();
@@ -349,7 +384,7 @@ export function buildScheduler(
       throw new AppError('invalid', `${at}: ${unknownName(entry.type, Object.keys(deps.factories), 'plugin types')}`);
     }
     underWay.add(name);
-    const plugin = factory({ ...entry, clock: deps.clock, random: deps.random, plugin: make });
+    const plugin = factory({ ...entry, ...given(entry.name), plugin: make });
     underWay.delete(name);
     made.set(name, plugin);
     return plugin;
@@ -367,18 +402,22 @@ export function buildScheduler(
     const factory = deps.factories['max-score-picker'];
     if (factory === undefined) throw new AppError('internal', 'max-score-picker is not registered');
     const type = 'max-score-picker';
-    return factory({ type, name: type, parameters: {}, path: type, ...deps, plugin: make });
+    return factory({ type, name: type, parameters: {}, path: type, ...given(type), plugin: make });
   };
-  const profiles = profilesOf(config, plugins).map((profile) => buildProfile(profile, make, defaultPicker, warnings));
+  const profiles = profilesOf(config, plugins).map((profile) =>
+    buildProfile(profile, make, defaultPicker, warnings, deps.report),
+  );
   return {
     parts: {
       handler,
       profiles,
       producers: plugins.filter((plugin): plugin is Producer => isProducer(plugin)),
       preRequests: plugins.filter(isPreRequest),
+      preparers: plugins.filter(isPreparer),
       ...(deps.observe === undefined ? {} : { observe: deps.observe }),
     },
     handler,
+    plugins,
     warnings,
   };
 }
@@ -432,6 +471,7 @@ function buildProfile(
   make: (name: string, from: string) => Plugin,
   defaultPicker: () => Plugin,
   warnings: string[],
+  report: ((plugin: string, reason: PluginFailure, message: string) => void) | undefined,
 ): Profile {
   const members = profile.plugins.map(({ ref, weight, path }) => ({
     plugin: make(ref, `${path}.pluginRef`),
@@ -459,5 +499,6 @@ function buildProfile(
     filters: members.map(({ plugin }) => plugin).filter(isFilter),
     scorers,
     picker,
+    ...(report === undefined ? {} : { report }),
   });
 }

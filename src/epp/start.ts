@@ -1,4 +1,5 @@
 import { type FSWatcher, watch } from 'node:fs';
+import { dirname } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -10,10 +11,12 @@ import { poolResources, startPoolSource, startSelectorSource, type Watches } fro
 import { type Scraper, startScraper } from './datalayer/scraper.ts';
 import { createTurnClock } from './datalayer/turn-clock.ts';
 import { createDirector } from './director.ts';
+import { answerExplain, TraceRing } from './explain.ts';
 import { makeCertificate, readCertificate } from './extproc/certificate.ts';
 import { type GrpcServer, startGrpcServer } from './extproc/grpc.ts';
 import { createHealthServices, type Health, type HealthBoard } from './extproc/health.ts';
 import { createProcessService, processMethod } from './extproc/server.ts';
+import type { PluginFailure } from './framework/plugin.ts';
 import { Scheduler } from './framework/scheduler.ts';
 import { EppTelemetry } from './metrics.ts';
 import { startMetricsServer } from './metrics-server.ts';
@@ -55,6 +58,8 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     factories: pluginFactories,
     clock,
     random,
+    baseDir: config.configFile === '' ? '.' : dirname(config.configFile),
+    report: createReport(log, (plugin, reason) => telemetry?.pluginFailed(plugin, reason)),
     observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
   });
   telemetry = new EppTelemetry({
@@ -64,8 +69,10 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     handler: built.handler,
   });
   const { scrapeErrors, registry } = telemetry;
+  const traces = new TraceRing(config.explainRequests);
   const director = createDirector({
     datastore,
+    traces,
     scheduler: new Scheduler(built.parts),
     telemetry,
     isSubsetHonoured: !config.disableEndpointSubsetFilter,
@@ -76,7 +83,9 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
 
   const health = createBoard(datastore, config.leaderElection);
   const closers: (() => Promise<void> | void)[] = [];
+  for (const plugin of built.plugins) closers.push(() => plugin.close?.());
   try {
+    await Promise.all(built.plugins.map((plugin) => plugin.ready?.()));
     const healthServices = createHealthServices(health.board);
     const onError = (error: unknown): void => log.debug({ error: messageOf(error) }, 'a connection failed');
     const healthServer = await startGrpcServer({
@@ -87,7 +96,19 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       onError,
     });
     closers.push(() => healthServer.close());
-    const metricsServer = await startMetricsServer({ registry, address, port: config.metricsPort });
+    const metricsServer = await startMetricsServer({
+      registry,
+      maxBodyBytes: config.maxRequestBodyBytes,
+      explain: (call) =>
+        answerExplain(
+          traces,
+          (body, path) =>
+            director.explain({ headers: [':path', path], body: [body], bodyBytes: body.length, subset: undefined }),
+          call,
+        ),
+      address,
+      port: config.metricsPort,
+    });
     closers.push(() => metricsServer.close());
 
     const tls = config.secureServing
@@ -173,6 +194,21 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     await closeAll(closers, log);
     throw thrown;
   }
+}
+
+/** Each plugin's failure is logged at most once in this time. */
+const reportPauseMs = 10_000;
+
+/** Counts every failure of a plugin, and logs it now and then. */
+function createReport(log: Logger, count: (plugin: string, reason: PluginFailure) => void) {
+  const loggedAtMs = new Map<string, number>();
+  return (plugin: string, reason: PluginFailure, message: string): void => {
+    count(plugin, reason);
+    const nowMs = performance.now();
+    if (nowMs - (loggedAtMs.get(plugin) ?? Number.NEGATIVE_INFINITY) < reportPauseMs) return;
+    loggedAtMs.set(plugin, nowMs);
+    log.warn({ plugin, reason, error: message }, 'a plugin had no say in a choice');
+  };
 }
 
 /** Last started, first stopped. */

@@ -116,6 +116,11 @@ export const eppMetrics = {
     'model_name',
     'decision_type',
   ]),
+  pluginFailures: counter(
+    'signalbox_epp_plugin_failures_total',
+    'Choices made without the say of a plugin: it threw, was late, gave no number, or is down.',
+    ['plugin_name', 'reason'],
+  ),
   readyEndpoints: gauge('llm_d_epp_ready_endpoints', 'Endpoints that can be chosen.', ['name']),
   averageQueue: gauge('llm_d_epp_average_queue_size', 'Mean queue of the ready endpoints with known load.', ['name']),
   averageRunning: gauge(

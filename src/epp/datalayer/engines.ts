@@ -8,6 +8,8 @@ export interface EngineMetrics {
   readonly running: SeriesSpec;
   readonly kvUsage?: SeriesSpec;
   readonly adapters?: SeriesSpec;
+  /** Further series by the keys that plugins know them by. */
+  readonly custom?: Readonly<Record<string, SeriesSpec>>;
 }
 
 const spec = (text: string): SeriesSpec => parseSeriesSpec(text) ?? { name: text, labels: {} };
@@ -45,7 +47,24 @@ export function readLoad(page: string, metrics: EngineMetrics): Reading | undefi
   if (waiting === undefined || running === undefined) return undefined;
   const kvUsage = Math.min(1, Math.max(0, meanOf(page, metrics.kvUsage) ?? 0));
   const adapters = metrics.adapters && readAdapters(page, metrics.adapters);
-  return adapters === undefined ? { waiting, running, kvUsage } : { waiting, running, kvUsage, adapters };
+  const custom = metrics.custom && readCustom(page, metrics.custom);
+  return {
+    waiting,
+    running,
+    kvUsage,
+    ...(adapters === undefined ? {} : { adapters }),
+    ...(custom === undefined ? {} : { custom }),
+  };
+}
+
+/** What the page does not tell has no key. */
+function readCustom(page: string, wanted: Readonly<Record<string, SeriesSpec>>): Readonly<Record<string, number>> {
+  const values: Record<string, number> = {};
+  for (const [key, series] of Object.entries(wanted)) {
+    const value = sumOf(page, series);
+    if (value !== undefined) values[key] = value;
+  }
+  return values;
 }
 
 /** The latest of the series: its value is the time at which it was true. */

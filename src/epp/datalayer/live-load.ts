@@ -8,6 +8,8 @@ export interface Reading {
   /** 0–1. */
   readonly kvUsage: number;
   readonly adapters?: Adapters;
+  /** By the keys of the configuration's custom metrics. */
+  readonly custom?: Readonly<Record<string, number>>;
 }
 
 /** Time constant of the request rate, seconds. */
@@ -70,6 +72,14 @@ export class LiveLoad implements Load {
 
   get adapters(): Adapters | undefined {
     return this.#reading?.adapters;
+  }
+
+  get readAtMs(): number {
+    return this.#readAtMs;
+  }
+
+  get custom(): Readonly<Record<string, number>> | undefined {
+    return this.#reading?.custom;
   }
 
   /** Counts a request as sent; the returned function counts it as ended, once. */

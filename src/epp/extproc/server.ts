@@ -14,12 +14,18 @@ export interface Exchange {
   end(isComplete: boolean): void;
 }
 
-/** The use case behind the protocol. */
+interface Outcome {
+  readonly answer: Answer;
+  readonly exchange: Exchange | undefined;
+}
+
+/** The use case behind the protocol. A promise never rejects. */
 export interface Director {
-  handle(question: Question): { readonly answer: Answer; readonly exchange: Exchange | undefined };
+  handle(question: Question): Outcome | Promise<Outcome>;
 }
 
 const invalidArgument = 3;
+const internal = 13;
 
 /** Envoy's external processor: decodes, steps the session, and does what it says. */
 export function createProcessService(options: {
@@ -33,6 +39,7 @@ export function createProcessService(options: {
     let state = initialState;
     let exchange: Exchange | undefined;
     let replies: ProcessingResponse[] = [];
+    let isClosed = false;
 
     const finish = (isComplete: boolean): void => {
       const ended = exchange;
@@ -53,15 +60,36 @@ export function createProcessService(options: {
       for (const effect of next.effects) perform(effect);
     };
 
+    const answerWith = ({ answer, exchange: begun }: Outcome): void => {
+      exchange = begun;
+      advance({ kind: 'answer', answer });
+    };
+
+    const settle = async (pending: Promise<Outcome>): Promise<void> => {
+      const outcome = await pending;
+      // The client may have gone, or the gateway answered by itself, while the choice was under way.
+      if (isClosed || state.kind !== 'deciding') {
+        outcome.exchange?.end(false);
+        return;
+      }
+      try {
+        answerWith(outcome);
+        flush();
+      } catch (thrown) {
+        log.error({ error: messageOf(thrown) }, 'a stream failed');
+        call.end(internal, 'internal error');
+      }
+    };
+
     const perform = (effect: SessionEffect): void => {
       switch (effect.kind) {
         case 'reply':
           replies.push(effect.reply);
           return;
         case 'decide': {
-          const { answer, exchange: begun } = director.handle(effect.question);
-          exchange = begun;
-          advance({ kind: 'answer', answer });
+          const outcome = director.handle(effect.question);
+          if (outcome instanceof Promise) void settle(outcome);
+          else answerWith(outcome);
           return;
         }
         case 'sawResponseHeaders':
@@ -96,7 +124,10 @@ export function createProcessService(options: {
         flush();
       },
       onHalfClose: () => call.end(0),
-      onClose: () => finish(false),
+      onClose: () => {
+        isClosed = true;
+        finish(false);
+      },
     };
   };
 }

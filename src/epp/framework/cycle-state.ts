@@ -27,11 +27,16 @@ export class Cycle {
   readonly request: PickRequest;
   /** Every endpoint of the pool, not only the candidates. */
   readonly pool: readonly Endpoint[];
+  /** Asked for an explanation only: nothing may be remembered of it. */
+  readonly isTrial: boolean;
+  /** The producers have run. */
+  isProduced = false;
   #values: Map<StateKey<unknown>, unknown> | undefined;
 
-  constructor(request: PickRequest, pool: readonly Endpoint[]) {
+  constructor(request: PickRequest, pool: readonly Endpoint[], isTrial = false) {
     this.request = request;
     this.pool = pool;
+    this.isTrial = isTrial;
   }
 
   get<T>(key: StateKey<T>): T | undefined {

@@ -17,6 +17,10 @@ export interface Load {
   readonly requestsPerSecond: number;
   /** LoRA adapters, where the engine tells. */
   readonly adapters: Adapters | undefined;
+  /** Milliseconds since the epoch of the last reading; −Infinity before the first. */
+  readonly readAtMs: number;
+  /** Further figures of the last reading, by the keys that the configuration gives them. */
+  readonly custom: Readonly<Record<string, number>> | undefined;
 }
 
 export interface Adapters {

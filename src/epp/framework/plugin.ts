@@ -11,6 +11,10 @@ export interface Plugin {
   readonly type: string;
   /** Unique in a configuration; the type unless named. */
   readonly name: string;
+  /** Awaited before the first request; rejects with an AppError when the plugin cannot work at all. */
+  ready?(): Promise<void>;
+  /** Gives back what the plugin holds besides memory. */
+  close?(): void | Promise<void>;
 }
 
 /** Leaves the endpoints that may serve the request, in their order. */
@@ -50,6 +54,14 @@ export interface Producer extends Plugin {
   produce(cycle: Cycle): void;
 }
 
+/**
+ * Asks somebody else before the choice, such as a worker. It settles in bounded time and never rejects: what could not
+ * be learned is left out. The endpoints of the pool may have changed when the choice is made.
+ */
+export interface Preparer extends Plugin {
+  prepare(cycle: Cycle): Promise<void> | undefined;
+}
+
 /** Called when the choice is made, before the answer leaves: remembers it, or adds request headers. */
 export interface PreRequest extends Plugin {
   preRequest(cycle: Cycle, decision: Decision, headers: Map<string, string>): void;
@@ -60,8 +72,12 @@ export const isScorer = (plugin: Plugin): plugin is Scorer => 'score' in plugin;
 export const isPicker = (plugin: Plugin): plugin is Picker => 'pick' in plugin;
 export const isProfileHandler = (plugin: Plugin): plugin is ProfileHandler => 'next' in plugin && 'primary' in plugin;
 export const isDecider = (plugin: Plugin): plugin is Decider => 'isPrefillWanted' in plugin;
+export const isPreparer = (plugin: Plugin): plugin is Preparer => 'prepare' in plugin;
 export const isProducer = (plugin: Plugin): plugin is Producer => 'produce' in plugin;
 export const isPreRequest = (plugin: Plugin): plugin is PreRequest => 'preRequest' in plugin;
+
+/** Why a plugin had no say: it threw, was not there in time, or gave what is no score. */
+export type PluginFailure = 'threw' | 'late' | 'invalid' | 'down';
 
 /** What a factory gets to make one plugin of a configuration. */
 export interface PluginContext {
@@ -73,6 +89,10 @@ export interface PluginContext {
   readonly clock: Clock;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
+  /** Folder that relative paths in parameters start from. */
+  readonly baseDir: string;
+  /** Tells that the plugin had no say in a choice. Cheap: what is told often is logged seldom. */
+  readonly report: (reason: PluginFailure, message: string) => void;
   /** Another plugin of the configuration by its name; made first if need be. `from` is the field that names it. */
   plugin(name: string, from: string): Plugin;
 }

@@ -1,7 +1,7 @@
 import type { Cycle } from './cycle-state.ts';
 import type { CandidateReport, ProfileReport } from './decision.ts';
 import { createStaticFilter, type Endpoint } from './endpoint.ts';
-import type { Filter, Picker, Scorer } from './plugin.ts';
+import type { Filter, Picker, PluginFailure, Scorer } from './plugin.ts';
 
 export interface WeightedScorer {
   readonly scorer: Scorer;
@@ -13,6 +13,8 @@ interface Parts {
   readonly filters: readonly Filter[];
   readonly scorers: readonly WeightedScorer[];
   readonly picker: Picker;
+  /** Told when a scorer throws: it then scores 0 everywhere. */
+  readonly report?: (plugin: string, reason: PluginFailure, message: string) => void;
 }
 
 const keepReady = createStaticFilter((endpoint) => endpoint.isReady);
@@ -50,6 +52,11 @@ export class ProfileResult {
   totalOf(endpoint: Endpoint): number | undefined {
     const at = this.candidates.indexOf(endpoint);
     return at < 0 ? undefined : this.totals[at];
+  }
+
+  /** Weight by scorer name. */
+  get weights(): readonly (readonly [name: string, weight: number])[] {
+    return this.#parts.scorers.map(({ scorer, weight }) => [scorer.name, weight] as const);
   }
 
   report(): ProfileReport {
@@ -103,7 +110,13 @@ export class Profile {
       const weighted = scorers[s];
       if (weighted === undefined) continue;
       const scores = memory.subarray((s + 1) * count, (s + 2) * count);
-      weighted.scorer.score(cycle, left, scores);
+      try {
+        weighted.scorer.score(cycle, left, scores);
+      } catch (thrown) {
+        // A scorer that fails loses its say; the request does not.
+        scores.fill(0);
+        this.#parts.report?.(weighted.scorer.name, 'threw', thrown instanceof Error ? thrown.message : String(thrown));
+      }
       for (let i = 0; i < count; i++) {
         const score = scores[i] ?? 0;
         const clamped = Number.isNaN(score) ? 0 : Math.min(1, Math.max(0, score));

@@ -2,7 +2,7 @@ import { AppError } from '../../errors.ts';
 import type { Cycle } from './cycle-state.ts';
 import { Decision } from './decision.ts';
 import type { Endpoint } from './endpoint.ts';
-import type { PreRequest, Producer, ProfileHandler } from './plugin.ts';
+import type { Preparer, PreRequest, Producer, ProfileHandler } from './plugin.ts';
 import type { Profile, ProfileResult } from './profile.ts';
 
 export interface SchedulerParts {
@@ -10,6 +10,7 @@ export interface SchedulerParts {
   readonly profiles: readonly Profile[];
   readonly producers: readonly Producer[];
   readonly preRequests: readonly PreRequest[];
+  readonly preparers?: readonly Preparer[];
   /** Told of every profile run; seconds on a monotonic clock. */
   readonly observe?: (result: ProfileResult, seconds: number, cycle: Cycle) => void;
 }
@@ -25,6 +26,16 @@ export class Scheduler {
     parts.handler.check(new Set(this.#profiles.keys()));
   }
 
+  /** What has to be waited for before `schedule`; undefined when nothing, as without plugins that ask others. */
+  prepare(cycle: Cycle): Promise<unknown> | undefined {
+    const { preparers } = this.#parts;
+    if (preparers === undefined || preparers.length === 0) return undefined;
+    // So that those who are asked can be told what is cached where.
+    this.#produce(cycle);
+    const pending = preparers.map((preparer) => preparer.prepare(cycle)).filter((promise) => promise !== undefined);
+    return pending.length === 0 ? undefined : Promise.all(pending);
+  }
+
   /**
    * Chooses among `candidates` (the pool, or the gateway's subset of it).
    *
@@ -32,8 +43,8 @@ export class Scheduler {
    * @throws AppError `unavailable` when no endpoint is left in the primary profile
    */
   schedule(cycle: Cycle, candidates: readonly Endpoint[], headers: Map<string, string>): Decision {
-    const { handler, producers, preRequests, observe } = this.#parts;
-    for (const producer of producers) producer.produce(cycle);
+    const { handler, preRequests, observe } = this.#parts;
+    this.#produce(cycle);
     const results = new Map<string, ProfileResult>();
     for (;;) {
       const name = handler.next(cycle, results);
@@ -44,7 +55,7 @@ export class Scheduler {
       }
       const start = performance.now();
       const result = profile.run(cycle, candidates);
-      observe?.(result, (performance.now() - start) / 1000, cycle);
+      if (!cycle.isTrial) observe?.(result, (performance.now() - start) / 1000, cycle);
       results.set(name, result);
     }
     const primary = handler.primary(results);
@@ -53,7 +64,14 @@ export class Scheduler {
       throw new AppError('unavailable', `no endpoint of the pool can serve the request (profile ${primary})`);
     }
     const decision = new Decision(results, primary, [first, ...rest]);
+    if (cycle.isTrial) return decision;
     for (const hook of preRequests) hook.preRequest(cycle, decision, headers);
     return decision;
+  }
+
+  #produce(cycle: Cycle): void {
+    if (cycle.isProduced) return;
+    cycle.isProduced = true;
+    for (const producer of this.#parts.producers) producer.produce(cycle);
   }
 }

@@ -18,6 +18,8 @@ const idle: Load = {
   inFlight: 0,
   requestsPerSecond: 0,
   adapters: undefined,
+  readAtMs: 0,
+  custom: undefined,
 };
 
 function endpoint(name: string, load: Partial<Load> = {}, role?: string, isReady = true): Endpoint {

@@ -4,6 +4,7 @@ import { createPrefixBasedPdDecider } from './decider/prefix-based-pd-decider.ts
 import { createDecodeFilter } from './filter/decode-filter.ts';
 import { createPrefillFilter } from './filter/prefill-filter.ts';
 import { createDisaggHeadersHandler } from './header/disagg-headers-handler.ts';
+import { createModuleScorer } from './module/module-scorer.ts';
 import { createMaxScorePicker } from './picker/max-score-picker.ts';
 import { createRandomPicker } from './picker/random-picker.ts';
 import { createApproxPrefixCacheProducer } from './producer/approx-prefix-cache-producer.ts';
@@ -40,6 +41,7 @@ export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
   'active-request-scorer': createActiveRequestScorer,
   'load-aware-scorer': createLoadAwareScorer,
   'criticality-scorer': createCriticalityScorer,
+  module: createModuleScorer,
   // Who is chosen.
   'max-score-picker': createMaxScorePicker,
   'random-picker': createRandomPicker,

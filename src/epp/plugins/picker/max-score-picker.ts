@@ -49,10 +49,10 @@ export const createMaxScorePicker: PluginFactory = (context): Picker => {
   return {
     type: context.type,
     name: context.name,
-    pick: (_cycle, endpoints, totals) => {
+    pick: (cycle, endpoints, totals) => {
       const picked = maxNumOfEndpoints === 1 ? pickOne(endpoints, totals) : pickSome(endpoints, totals);
       const first = picked[0];
-      if (first !== undefined) lastTurn.set(first, ++turn);
+      if (first !== undefined && !cycle.isTrial) lastTurn.set(first, ++turn);
       return picked;
     },
   };
