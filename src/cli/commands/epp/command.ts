@@ -21,11 +21,11 @@ export function eppCommand(deps: CliDeps): Command {
   const explain = new Command('explain')
     .description('why a request went to its pod, or where one would go: verdicts, scores, age of the metrics')
     .argument('[request-id]', 'value of x-request-id; without it the latest requests are listed')
-    .option('--file FILE', 'a request body in JSON: where it would go, without being sent')
-    .option('--path PATH', 'request path that goes with --file', '/v1/chat/completions')
-    .option('--url URL', "the picker's metrics port", 'http://127.0.0.1:9090')
-    .option('--service NAMESPACE/NAME', 'the picker of this LLMInferenceService; its pod must be reachable from here')
-    .option('--kubeconfig FILE', 'how to find the service; the usual places without it')
+    .option('--file <file>', 'a request body in JSON: where it would go, without being sent')
+    .option('--path <path>', 'request path that goes with --file', '/v1/chat/completions')
+    .option('--url <url>', "the picker's metrics port", 'http://127.0.0.1:9090')
+    .option('--service <namespace/name>', 'the picker of this LLMInferenceService; its pod must be reachable from here')
+    .option('--kubeconfig <file>', 'how to find the service; the usual places without it')
     .option('--json', 'the whole explanation as JSON')
     .action(async (requestId: string | undefined, options: ExplainOptions) => {
       if (requestId !== undefined && options.file !== undefined) {
@@ -44,7 +44,10 @@ export function eppCommand(deps: CliDeps): Command {
       });
       deps.output.raw(text === '' ? 'no request has been seen yet\n' : text);
     });
-  return epp.addCommand(explain.exitOverride());
+  // Errors are told once, by the program.
+  const quiet = { writeErr: () => {}, writeOut: (text: string) => deps.output.raw(text) };
+  epp.action(() => deps.output.raw(epp.helpInformation()));
+  return epp.addCommand(explain.exitOverride().configureOutput(quiet));
 }
 
 async function read(file: string): Promise<Buffer> {
