@@ -162,7 +162,12 @@ describe('a service', () => {
     // Refused by the webhook, with the path of each field.
     ['another storage', { model: { uri: 'ftp://host/model' } }, 'spec.model.uri', 'unsupported schema in model URI'],
     ['no model', { model: { uri: 'Qwen' } }, 'spec.model.uri', 'unsupported schema in model URI'],
-    ['LoRA', { model: { uri: 'hf://a/b', lora: { maxRank: 8 } } }, 'spec.model.lora', notYet],
+    [
+      'LoRA',
+      { model: { uri: 'hf://a/b', lora: { adapters: [{ name: '..', uri: 'hf://a/b' }] } } },
+      'spec.model.lora.adapters[0].name',
+      'path traversal risk',
+    ],
     ['several nodes', { worker: {} }, 'spec.worker', notYet],
     [
       'data parallelism',

@@ -19,7 +19,6 @@ const workloadRows: readonly Row[] = [
 ];
 
 const serviceRows: readonly Row[] = [
-  { path: 'model.lora', what: 'LoRA adapters', remedy: 'remove it' },
   ...workloadRows,
   ...workloadRows.map((row) => ({ ...row, path: `prefill.${row.path}` })),
   {

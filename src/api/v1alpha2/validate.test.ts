@@ -25,6 +25,22 @@ const picker = {
 describe('validateService', () => {
   it.each<[string, Partial<LLMInferenceServiceSpec>]>([
     ['nothing but a model', {}],
+    [
+      'adapters of every scheme',
+      {
+        model: {
+          ...model,
+          lora: {
+            maxRank: 8,
+            adapters: [
+              { name: 'a', uri: 'hf://a/b' },
+              { name: 'team/b', uri: 'oci://b' },
+              { name: 'c', uri: 'pvc://c' },
+            ],
+          },
+        },
+      },
+    ],
     ['a bucket', { model: { uri: 's3://bucket/x' } }],
     ['a claim', { model: { uri: 'pvc://claim/x' } }],
     [
@@ -99,7 +115,59 @@ describe('validateService', () => {
     ],
     ['a quote in the name', { model: { ...model, name: 'a"b' } }, 'spec.model.name', 'cannot stand in a URL path'],
     ['dots in the name', { model: { ...model, name: 'a/../b' } }, 'spec.model.name', 'cannot stand in a URL path'],
-    ['LoRA', { model: { ...model, lora: { adapters: [] } } }, 'spec.model.lora', notYet],
+    [
+      'an adapter without name',
+      { model: { ...model, lora: { adapters: [{ uri: 'hf://a/b' }] } } },
+      'spec.model.lora.adapters[0].name',
+      'adapter name is required',
+    ],
+    [
+      'an adapter that climbs',
+      { model: { ...model, lora: { adapters: [{ name: 'a/..', uri: 'hf://a/b' }] } } },
+      'spec.model.lora.adapters[0].name',
+      'must not include "." or ".." (path traversal risk)',
+    ],
+    [
+      'an adapter twice',
+      {
+        model: {
+          ...model,
+          lora: {
+            adapters: [
+              { name: 'a', uri: 'hf://a/b' },
+              { name: 'a', uri: 'hf://a/c' },
+            ],
+          },
+        },
+      },
+      'spec.model.lora.adapters[1].name',
+      'duplicate name (same as adapters[0])',
+    ],
+    [
+      "an adapter of the model's name",
+      { model: { ...model, lora: { adapters: [{ name: 'chat', uri: 'hf://a/b' }] } } },
+      'spec.model.lora.adapters[0].name',
+      'adapter name must differ from base model name "chat"',
+    ],
+    [
+      'an adapter that no path can carry',
+      { model: { ...model, lora: { adapters: [{ name: 'a b', uri: 'hf://a/b' }] } } },
+      'spec.model.lora.adapters[0].name',
+      'cannot stand in a URL path',
+    ],
+    [
+      'an adapter from nowhere',
+      { model: { ...model, lora: { adapters: [{ name: 'a', uri: 'nfs://x' }] } } },
+      'spec.model.lora.adapters[0].uri',
+      'unsupported schema in model URI',
+    ],
+    ['no rank', { model: { ...model, lora: { maxRank: 0 } } }, 'spec.model.lora.maxRank', 'maxRank must be at least 1'],
+    [
+      'no room for adapters',
+      { model: { ...model, lora: { maxCpuAdapters: 0 } } },
+      'spec.model.lora.maxCpuAdapters',
+      'maxCpuAdapters must be at least 1',
+    ],
     ['scaling', { scaling: { maxReplicas: 2, keda: { triggers: [{}] } } }, 'spec.scaling', notYet],
     ['offloading', { kvCacheOffloading: { cpu: '1Gi' } }, 'spec.kvCacheOffloading', notYet],
     [

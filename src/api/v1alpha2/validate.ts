@@ -16,6 +16,7 @@ const checks: readonly Check[] = [
   checkName,
   checkModelUri,
   checkConfidential,
+  checkLora,
   checkModelName,
   ({ spec }) => checkWorkload(spec, 'spec'),
   ({ spec }) => (spec.prefill ? checkWorkload(spec.prefill, 'spec.prefill') : []),
@@ -122,16 +123,51 @@ function checkConfidential({ spec }: LLMInferenceService): readonly Issue[] {
   ];
 }
 
+/** Adapters stand beside the model: each has a name of its own that requests and routes can carry, and a place. */
+function checkLora({ metadata, spec }: LLMInferenceService): readonly Issue[] {
+  const { lora } = spec.model;
+  const path = 'spec.model.lora';
+  const issues: Issue[] = [];
+  for (const field of ['maxRank', 'maxAdapters', 'maxCpuAdapters'] as const)
+    if ((lora?.[field] ?? 1) < 1)
+      issues.push({
+        path: `${path}.${field}`,
+        code: 'invalid',
+        message: `${lora?.[field]}: ${field} must be at least 1`,
+      });
+  const base = spec.model.name ?? metadata.name;
+  const seen = new Map<string, number>();
+  for (const [i, { name = '', uri = '' }] of (lora?.adapters ?? []).entries()) {
+    const at = `${path}.adapters[${i}]`;
+    const first = seen.get(name);
+    if (first === undefined) seen.set(name, i);
+    const wrong = (code: Issue['code'], message: string) => issues.push({ path: `${at}.name`, code, message });
+    if (name === '') wrong('required', 'adapter name is required; requests ask for the adapter by it');
+    else if (name.split('/').some((part) => part === '.' || part === '..'))
+      wrong('invalid', `${showValue(name)}: adapter name must not include "." or ".." (path traversal risk)`);
+    else if (first !== undefined) wrong('duplicate', `${showValue(name)}: duplicate name (same as adapters[${first}])`);
+    else if (name === base) wrong('invalid', `adapter name must differ from base model name ${showValue(base)}`);
+    else issues.push(...checkNameInPath(name, `${at}.name`));
+    issues.push(...checkUri(uri, `${at}.uri`));
+  }
+  return issues;
+}
+
 /** The name becomes part of a route's path and of a header value. */
 function checkModelName({ spec }: LLMInferenceService): readonly Issue[] {
   const { name } = spec.model;
-  if (name === undefined) return [];
+  return name === undefined ? [] : checkNameInPath(name, 'spec.model.name');
+}
+
+function checkNameInPath(name: string, path: string): readonly Issue[] {
+  const isShort = name.length <= 253;
   const isFine =
+    isShort &&
     /^[A-Za-z0-9._~:@+/-]+$/.test(name) &&
     !name.split('/').some((part) => part === '' || part === '.' || part === '..');
   if (isFine) return [];
-  const message = `${showValue(name)} cannot stand in a URL path; use letters, digits and ._~:@+-, with single "/" between parts`;
-  return [{ path: 'spec.model.name', code: 'invalid', message }];
+  const message = `${showValue(name)} cannot stand in a URL path; use at most 253 letters, digits and ._~:@+-, with single "/" between parts`;
+  return [{ path, code: 'invalid', message }];
 }
 
 function checkWorkload(workload: WorkloadSpec, path: string): readonly Issue[] {

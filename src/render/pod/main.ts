@@ -5,11 +5,12 @@ import type { NodePart } from '../../api/v1alpha2/parallelism.ts';
 import type { Context } from '../input.ts';
 import type { Role } from '../labels.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
+import { renderLoraArgs } from './lora.ts';
 import { hostAddressVariable, rankAnnotation, rankFiles, ranksFolder, renderParallelArgs } from './parallel-args.ts';
 import { renderModelProbes } from './probes.ts';
 import { completeResources } from './resources.ts';
 import { renderStorage, type Storage, withoutStorage } from './storage.ts';
-import { renderVllmArgs, splitWords } from './vllm-args.ts';
+import { passToScript, renderVllmArgs, splitWords } from './vllm-args.ts';
 
 /** The container that serves the model. */
 export const mainContainer = 'main';
@@ -121,7 +122,8 @@ function renderMain(input: MainInput, theirs: Container | undefined): Container 
   const { context, workload, role, part, storage } = input;
   const ours = renderOwnMain(input);
   // A command of the user's is run as written: our arguments belong to `vllm serve` alone.
-  if (theirs?.command !== undefined) return mergeContainer(ours, theirs);
+  const features = renderLoraArgs(context.effective, context.namespace, storage.modules);
+  if (theirs?.command !== undefined) return mergeContainer(ours, passToScript(theirs, features));
 
   const added = theirs?.env?.find((variable) => variable.name === additionalArgs)?.value;
   const own = [...(added === undefined ? [] : splitWords(added)), ...(theirs?.args ?? [])];
@@ -130,6 +132,7 @@ function renderMain(input: MainInput, theirs: Container | undefined): Container 
     servedNames: [context.modelName, `publishers/${context.namespace}/models/${context.modelName}`],
     port: vllmPortOf(role),
     parallel: renderParallelArgs(workload.parallelism, part, own),
+    features,
     kvTransfer: role !== 'both',
     own,
   });

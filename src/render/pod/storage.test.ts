@@ -228,7 +228,7 @@ describe('credentials', () => {
       { secretRef: { name: 'a', optional: true } },
       { secretRef: { name: 'b', optional: true } },
     ]);
-    expect(container?.env).toEqual([]);
+    expect(container).not.toHaveProperty('env');
   });
 
   it('of Google are a file', () => {

@@ -1,9 +1,9 @@
 import type { Container, PodSpec, PodTemplate } from '../../api/foreign/pod.ts';
-import { type ModelLocation, parseModelLocation, uriForms } from '../../api/v1alpha2/model-uri.ts';
-import { AppError } from '../../errors.ts';
+import type { ModelLocation } from '../../api/v1alpha2/model-uri.ts';
 import type { Context } from '../input.ts';
 import { mergeContainer } from '../merge.ts';
 import { accountOf, caBundleOf, renderCredentials } from './credentials.ts';
+import { type AdapterStorage, adapterCopyMounts, adaptersOf, locate, renderAdapters } from './lora.ts';
 
 /** How weights come into a pod: mounted, copied by an init container, or loaded by the model server itself. */
 
@@ -37,6 +37,7 @@ export interface Storage {
   /** What `vllm serve` is told: a path or the name on the hub. */
   readonly model: string;
   readonly revision?: string;
+  readonly modules: AdapterStorage['modules'];
   readonly volumes: NonNullable<PodSpec['volumes']>;
   readonly initContainers: readonly Container[];
   /** For the main container. */
@@ -46,26 +47,51 @@ export interface Storage {
   readonly shareProcessNamespace?: true;
 }
 
+/** One way of bringing the model: what it adds to a pod. */
+type Way = Pick<Storage, 'model' | 'revision' | 'shareProcessNamespace'> &
+  Partial<Pick<Storage, 'volumes' | 'initContainers' | 'mounts'>> & { readonly isCopied?: true };
+
 /** The storage of pods of a template, whose container `main` is the user's part of the model server. */
 export function renderStorage(
   context: Context,
   template: PodTemplate | undefined,
   main: Container | undefined,
 ): Storage {
-  const { effective } = context;
-  const { uri } = effective.model;
-  if (effective.storageInitializer?.enabled === false)
-    return { model: modelPath, volumes: [], initContainers: [], mounts: [], env: [], envFrom: [] };
-  const location = locate(uri, 'spec.model.uri');
-  const account = accountOf(template);
+  const { uri } = context.effective.model;
+  const isAttached = context.effective.storageInitializer?.enabled !== false;
+  const itself = loadsItself(context, template, main);
+  const way = isAttached ? wayOf(context, locate(uri, 'spec.model.uri'), itself, main) : { model: modelPath };
+  const adapters = adaptersOf(context.effective);
+  const attached = renderAdapters(adapters, { loadsItself: itself, isAttached });
+  const pairs = [...(way.isCopied ? [[uri, modelPath] as const] : []), ...attached.pairs];
+  const copied = pairs.length > 0 ? copy(context, template, pairs, attached.pairs) : undefined;
+  const fetched = [uri, ...adapters.map((adapter) => adapter.uri)].filter((one) => one.startsWith('hf://'));
+  const usesHub = isAttached && itself && fetched.length > 0;
+  const credentials = usesHub ? renderCredentials(context, accountOf(template), fetched) : undefined;
+  return {
+    model: way.model,
+    ...(way.revision === undefined ? {} : { revision: way.revision }),
+    modules: attached.modules,
+    volumes: [...(way.volumes ?? []), ...(copied?.volumes ?? []), ...attached.volumes],
+    initContainers: [...(copied ? [copied.container] : []), ...(way.initContainers ?? [])],
+    mounts: [...(way.mounts ?? []), ...attached.mounts],
+    env: credentials?.env ?? [],
+    envFrom: credentials?.envFrom ?? [],
+    ...(way.shareProcessNamespace ? { shareProcessNamespace: true } : {}),
+  };
+}
+
+function wayOf(context: Context, location: ModelLocation, itself: boolean, main: Container | undefined): Way {
   switch (location.kind) {
-    case 'hub':
-      if (!loadsItself(context, template, main)) return copy(context, template, account, [[uri, modelPath]]);
-      return fromHub(context, account, location);
+    case 'hub': {
+      if (!itself) return copiedModel;
+      const { organisation, model, revision } = location;
+      return { model: `${organisation}/${model}`, ...(revision === undefined ? {} : { revision }) };
+    }
     case 'claim':
       return mounted(
         { name: claimVolume, persistentVolumeClaim: { claimName: location.claim } },
-        { ...(location.path === undefined ? {} : { subPath: location.path }) },
+        location.path === undefined ? {} : { subPath: location.path },
       );
     case 'image':
       return location.isVolume || context.platform.storage.ociMode === 'native'
@@ -75,18 +101,8 @@ export function renderStorage(
           )
         : modelcar(location.image, main);
     case 'download':
-      return copy(context, template, account, [[uri, modelPath]]);
+      return copiedModel;
   }
-}
-
-/**
- * What a URI says.
- * @throws AppError `unsupported` for what admission refuses
- */
-export function locate(uri: string, path: string): ModelLocation {
-  const location = parseModelLocation(uri);
-  if (location) return location;
-  throw new AppError('unsupported', `${path}: "${uri}" is not supported; write one of ${uriForms.join(', ')}`);
 }
 
 /**
@@ -104,29 +120,20 @@ function loadsItself(
   return ![...(main?.command ?? []), ...(main?.args ?? [])].some((word) => word.includes(modelPath));
 }
 
-function fromHub(context: Context, account: string, location: Extract<ModelLocation, { kind: 'hub' }>): Storage {
-  const { env, envFrom } = renderCredentials(context, account, ['hf://']);
-  return {
-    model: `${location.organisation}/${location.model}`,
-    ...(location.revision === undefined ? {} : { revision: location.revision }),
-    volumes: [],
-    initContainers: [],
-    mounts: [],
-    env,
-    envFrom,
-  };
-}
-
 type Mount = NonNullable<Container['volumeMounts']>[number];
 
-function mounted(volume: NonNullable<PodSpec['volumes']>[number], mount: Partial<Mount>): Storage {
+const copiedModel: Way = {
+  model: modelPath,
+  isCopied: true,
+  volumes: [{ name: copiedVolume, emptyDir: {} }],
+  mounts: [{ name: copiedVolume, mountPath: modelPath, readOnly: true }],
+};
+
+function mounted(volume: NonNullable<PodSpec['volumes']>[number], mount: Partial<Mount>): Way {
   return {
     model: modelPath,
     volumes: [volume],
-    initContainers: [],
     mounts: [{ name: volume.name, mountPath: modelPath, readOnly: true, ...mount }],
-    env: [],
-    envFrom: [],
   };
 }
 
@@ -134,45 +141,48 @@ function mounted(volume: NonNullable<PodSpec['volumes']>[number], mount: Partial
 function copy(
   context: Context,
   template: PodTemplate | undefined,
-  account: string,
-  pairs: readonly (readonly [uri: string, path: string])[],
-): Storage {
+  pairs: AdapterStorage['pairs'],
+  adapters: AdapterStorage['pairs'],
+): { readonly container: Container; readonly volumes: Storage['volumes'] } {
   const uris = pairs.map(([uri]) => uri);
+  const account = accountOf(template);
   const credentials = renderCredentials(context, account, uris);
   const bundle = caBundleOf(context, account);
   const { confidential } = context.effective.model;
+  const env = [
+    ...(uris.some((uri) => uri.startsWith('hf://'))
+      ? [
+          { name: 'HF_HUB_ENABLE_HF_TRANSFER', value: '1' },
+          { name: 'HF_XET_HIGH_PERFORMANCE', value: '1' },
+          { name: 'HF_XET_NUM_CONCURRENT_RANGE_GETS', value: '8' },
+        ]
+      : []),
+    ...credentials.env,
+    ...(bundle === undefined
+      ? []
+      : [
+          { name: 'CA_BUNDLE_CONFIGMAP_NAME', value: bundle },
+          { name: 'CA_BUNDLE_VOLUME_MOUNT_POINT', value: bundlePath },
+        ]),
+    ...(confidential?.enabled
+      ? [
+          { name: 'CONFIDENTIAL_ENABLED', value: 'true' },
+          { name: 'CONFIDENTIAL_RESOURCE_ID', value: confidential.resourceId ?? '' },
+        ]
+      : []),
+  ];
   const ours: Container = {
     name: storageInitializer,
     image: context.platform.storage.initializerImage,
-    env: [
-      ...(uris.some((uri) => uri.startsWith('hf://'))
-        ? [
-            { name: 'HF_HUB_ENABLE_HF_TRANSFER', value: '1' },
-            { name: 'HF_XET_HIGH_PERFORMANCE', value: '1' },
-            { name: 'HF_XET_NUM_CONCURRENT_RANGE_GETS', value: '8' },
-          ]
-        : []),
-      ...credentials.env,
-      ...(bundle === undefined
-        ? []
-        : [
-            { name: 'CA_BUNDLE_CONFIGMAP_NAME', value: bundle },
-            { name: 'CA_BUNDLE_VOLUME_MOUNT_POINT', value: bundlePath },
-          ]),
-      ...(confidential?.enabled
-        ? [
-            { name: 'CONFIDENTIAL_ENABLED', value: 'true' },
-            { name: 'CONFIDENTIAL_RESOURCE_ID', value: confidential.resourceId ?? '' },
-          ]
-        : []),
-    ],
+    ...(env.length > 0 ? { env } : {}),
     ...(credentials.envFrom.length > 0 ? { envFrom: credentials.envFrom } : {}),
     resources: initializerResources,
     securityContext: { ...restricted, runAsNonRoot: true, runAsUser: initializerUser },
     // What it wrote last is what the service's condition shows when it fails.
     terminationMessagePolicy: 'FallbackToLogsOnError',
     volumeMounts: [
-      { name: copiedVolume, mountPath: modelPath },
+      ...(pairs.length > adapters.length ? [{ name: copiedVolume, mountPath: modelPath }] : []),
+      ...adapterCopyMounts(adapters),
       ...credentials.mounts,
       ...(bundle === undefined ? [] : [{ name: bundleVolume, mountPath: bundlePath, readOnly: true }]),
     ],
@@ -180,16 +190,11 @@ function copy(
   const theirs = template?.initContainers?.find(({ name }) => name === storageInitializer);
   const { args: _args, command: _command, ...part } = theirs ?? { name: storageInitializer };
   return {
-    model: modelPath,
+    container: { ...mergeContainer(ours, part), args: pairs.flat() },
     volumes: [
-      { name: copiedVolume, emptyDir: {} },
       ...credentials.volumes,
       ...(bundle === undefined ? [] : [{ name: bundleVolume, configMap: { name: bundle } }]),
     ],
-    initContainers: [{ ...mergeContainer(ours, part), args: pairs.flat() }],
-    mounts: [{ name: copiedVolume, mountPath: modelPath, readOnly: true }],
-    env: [],
-    envFrom: [],
   };
 }
 
@@ -201,7 +206,7 @@ const initializerUser = 1000;
  * The image runs beside the model server and links its /models into a shared volume; the kernel lets the server through
  * because both are the same user. As a sidecar with a startup probe it is there before the server looks.
  */
-function modelcar(image: string, main: Container | undefined): Storage {
+function modelcar(image: string, main: Container | undefined): Way {
   const uid = main?.securityContext?.runAsUser ?? initializerUser;
   return {
     model: modelPath,
@@ -225,8 +230,6 @@ function modelcar(image: string, main: Container | undefined): Storage {
       },
     ],
     mounts: [{ name: copiedVolume, mountPath: '/mnt' }],
-    env: [],
-    envFrom: [],
     shareProcessNamespace: true,
   };
 }

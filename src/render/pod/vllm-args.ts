@@ -1,3 +1,4 @@
+import type { Container } from '../../api/foreign/pod.ts';
 import { AppError } from '../../errors.ts';
 
 /** The command line of `vllm serve`. */
@@ -15,6 +16,8 @@ export interface VllmOptions {
   readonly port: number;
   /** How the replica is spread over GPUs and pods, from `renderParallelArgs`. */
   readonly parallel: readonly string[];
+  /** Flags with their values that features bring, in order. */
+  readonly features: readonly (readonly string[])[];
   /** Set when KV blocks travel between prefill and decode pods. */
   readonly kvTransfer: boolean;
   /** Arguments that the user adds, in order; they win over ours. */
@@ -36,8 +39,23 @@ export function renderVllmArgs(options: VllmOptions): readonly string[] {
     ...options.parallel,
     // The picker and the sidecar learn from it how much of a prompt was cached.
     ...(hasFlag(own, '--no-enable-prompt-tokens-details') ? [] : flag('--enable-prompt-tokens-details')),
+    ...options.features.flatMap(([name = '', ...values]) => flag(name, ...values)),
     ...(options.kvTransfer ? flag('--kv-transfer-config', nixlTransferConfig) : []),
   ];
+}
+
+/**
+ * The container with flags before its arguments where its command is a shell script that hands them on as `$@`, as
+ * KServe's presets do; a script that evaluates them once more gets them quoted. Other commands are left alone.
+ */
+export function passToScript(container: Container, flags: readonly (readonly string[])[]): Container {
+  const [, option = '', script = ''] = container.command ?? [];
+  if (!/^-[a-z]*c$/.test(option) || !script.includes('$@')) return container;
+  const additional = container.env?.find(({ name }) => name === 'VLLM_ADDITIONAL_ARGS')?.value ?? '';
+  const own = [script, additional, ...(container.args ?? [])];
+  const added = flags.filter(([name = '']) => !own.some((text) => text.includes(name))).flat();
+  const quote = (word: string) => (/\beval\b/.test(script) ? `'${word.replaceAll("'", `'\\''`)}'` : word);
+  return added.length === 0 ? container : { ...container, args: [...added.map(quote), ...(container.args ?? [])] };
 }
 
 /** Whether arguments set a flag, as `--flag value`, `--flag=value` or, for nested ones, `--flag.key value`. */

@@ -10,6 +10,8 @@ import type { Manifest } from '../../kube/object.ts';
 import type { Context } from '../input.ts';
 import { componentLabels } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
+import { childName } from '../names.ts';
+import { type Adapter, adaptersOf } from '../pod/lora.ts';
 import { servingPort } from '../pod/main.ts';
 import { gatewayParents } from './gateway.ts';
 
@@ -37,27 +39,83 @@ export function hasModelRouting(spec: {
   return spec.annotations?.[modelRoutingAnnotation] === 'true';
 }
 
-/** The HTTPRoute that the operator makes, where the service asks for one. */
+/**
+ * Adapters whose rules fit beside the service's own in one HTTPRoute, and in one of their own: each takes five matches, and
+ * the Gateway API allows 16 rules of 64 matches, 128 matches in all.
+ */
+const adaptersBesideRules = 20;
+const adaptersPerRoute = 24;
+const adaptersPerRule = 16;
+
+/** The HTTPRoutes that the operator makes, where the service asks for one: one, and more where adapters need them. */
 export function renderRoute(context: Context): readonly Manifest[] {
   const { service, name, namespace, names, effective, routeSpec } = context;
   if (!context.platform.served.gatewayApi || effective.router?.route === undefined) return [];
-  const spec: HTTPRouteSpec = {
-    ...routeSpec,
-    parentRefs: gatewayParents(context),
-    rules: routeSpec?.rules ?? renderRules(context),
-  };
-  return [
-    manifestOf(
+  const routed = routeSpec?.rules === undefined && hasModelRouting(effective) ? adaptersOf(effective) : [];
+  const beside = routed.slice(0, adaptersBesideRules);
+  const rest = chunk(routed.slice(adaptersBesideRules), adaptersPerRoute);
+  const route = (suffix: string, rules: readonly HTTPRouteRule[]) => {
+    const spec: HTTPRouteSpec = { ...routeSpec, parentRefs: gatewayParents(context), rules };
+    return manifestOf(
       { group: 'gateway.networking.k8s.io', version: 'v1', kind: 'HTTPRoute' },
       {
-        name: names.route,
+        name: suffix === '' ? names.route : childName(name, `-kserve-route${suffix}`),
         namespace,
         labels: componentLabels(name, components.router),
         ownerReferences: ownerOf(service),
       },
       { spec },
-    ),
+    );
+  };
+  return [
+    route('', [...(routeSpec?.rules ?? renderRules(context)), ...renderAdapterRules(context, beside)]),
+    ...rest.map((adapters, i) => route(`-lora-${i + 1}`, renderAdapterRules(context, adapters))),
   ];
+}
+
+function chunk<T>(list: readonly T[], size: number): readonly (readonly T[])[] {
+  return Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(i * size, (i + 1) * size));
+}
+
+/** Requests that name an adapter in the header go where those of the model go. */
+function renderAdapterRules(context: Context, adapters: readonly Adapter[]): readonly HTTPRouteRule[] {
+  if (adapters.length === 0) return [];
+  const { toPods, toService } = backendsOf(context);
+  const match = ({ name }: Adapter, path: string): HTTPRouteMatch => ({
+    path: { type: 'PathPrefix', value: path },
+    headers: [modelHeader(publisherPrefix(context.namespace, name))],
+  });
+  return [
+    ...chunk(adapters, adaptersPerRule).map((some, i) => ({
+      name: `v1-lora-model-routing-${i}`,
+      matches: some.flatMap((adapter) => endpoints.map((endpoint) => match(adapter, pathOf(endpoint)))),
+      backendRefs: [toPods],
+    })),
+    {
+      name: 'v1-lora-catch-all-model-routing',
+      matches: adapters.map((adapter) => match(adapter, '/')),
+      backendRefs: [toService],
+    },
+  ];
+}
+
+function modelHeader(prefix: string) {
+  return { type: 'Exact' as const, name: modelRoutingHeader, value: prefix.slice(1) };
+}
+
+/** Where requests go: to the pool, so that the picker chooses the pod, or to the Service of all pods. */
+function backendsOf(context: Context): { readonly toPods: HTTPBackendRef; readonly toService: HTTPBackendRef } {
+  const toService: HTTPBackendRef = {
+    group: '',
+    kind: 'Service',
+    name: context.names.workloadService,
+    port: servingPort,
+    weight: 1,
+  };
+  const toPods: HTTPBackendRef = context.pool
+    ? { group: context.pool, kind: 'InferencePool', name: context.names.pool, port: servingPort, weight: 1 }
+    : toService;
+  return { toPods, toService };
 }
 
 /**
@@ -65,20 +123,11 @@ export function renderRoute(context: Context): readonly Manifest[] {
  * `/v1/models`, go to the Service. Time-outs are left out: generating takes as long as it takes.
  */
 function renderRules(context: Context): readonly HTTPRouteRule[] {
-  const { namespace, name, names, modelName } = context;
-  const toService: HTTPBackendRef = {
-    group: '',
-    kind: 'Service',
-    name: names.workloadService,
-    port: servingPort,
-    weight: 1,
-  };
-  const toPods: HTTPBackendRef = context.pool
-    ? { group: context.pool, kind: 'InferencePool', name: context.names.pool, port: servingPort, weight: 1 }
-    : toService;
+  const { namespace, name, modelName } = context;
+  const { toPods, toService } = backendsOf(context);
   const byPath = servicePrefix(namespace, name);
   const byPublisher = publisherPrefix(namespace, modelName);
-  const header = { type: 'Exact' as const, name: modelRoutingHeader, value: byPublisher.slice(1) };
+  const header = modelHeader(byPublisher);
   const modelRouting = hasModelRouting(context.effective);
   return [
     ...endpoints.map((endpoint) => rule(`v1-${endpoint}-path`, byPath, pathOf(endpoint), toPods)),

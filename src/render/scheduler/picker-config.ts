@@ -1,5 +1,6 @@
 import { stringify } from 'yaml';
 import type { Context } from '../input.ts';
+import { hasAdapters } from '../pod/lora.ts';
 
 interface PickerConfig {
   readonly apiVersion: 'llm-d.ai/v1alpha1';
@@ -79,11 +80,42 @@ const disaggregated: PickerConfig = {
   ],
 };
 
+const adapterScorer = 'lora-affinity-scorer';
+
+/** With adapters, pods that have the asked one loaded come first. */
+function withAdapters(config: PickerConfig): PickerConfig {
+  const beforePicker = <T>(list: readonly T[], added: T, isPicker: (item: T) => boolean): readonly T[] => {
+    const at = list.findIndex(isPicker);
+    return [...list.slice(0, at), added, ...list.slice(at)];
+  };
+  return {
+    ...config,
+    plugins: beforePicker(config.plugins, { type: adapterScorer }, ({ type }) => type === 'max-score-picker'),
+    schedulingProfiles: config.schedulingProfiles.map(({ name, plugins }) => ({
+      name,
+      plugins: beforePicker(
+        plugins,
+        { pluginRef: adapterScorer, weight: 4 },
+        ({ pluginRef }) => pluginRef === 'max-score-picker',
+      ),
+    })),
+  };
+}
+
+function textsOf(config: PickerConfig) {
+  return { plain: stringify(config), adapters: stringify(withAdapters(config)) };
+}
+
+/** Written once: writing YAML is the dearest part of a render. */
+const texts = { disaggregated: textsOf(disaggregated), single: textsOf(singleProfile) };
+
 /**
  * The picker's configuration as YAML: the user's when written, else that of the topology. It is worked out anew on
  * every render, so that adding or removing prefill changes the picker too.
  */
 export function renderPickerConfig(context: Context): string {
   const inline = context.effective.router?.scheduler?.config?.inline;
-  return stringify(inline ?? (context.hasPrefill ? disaggregated : singleProfile));
+  if (inline !== undefined) return stringify(inline);
+  const { plain, adapters } = context.hasPrefill ? texts.disaggregated : texts.single;
+  return hasAdapters(context.effective) ? adapters : plain;
 }
