@@ -123,6 +123,11 @@ export const operatorSettings = {
     placeholder: 'NAME',
     description: 'Service in the system namespace through which the API server calls the webhooks',
   }),
+  webhookServicePort: setting.port({
+    flag: 'webhook-service-port',
+    default: 9443,
+    description: 'port of that Service, written into the definitions whose versions the operator converts',
+  }),
   webhookConfiguration: setting.text({
     flag: 'webhook-configuration',
     default: 'signalbox',

@@ -1,5 +1,11 @@
 import { type PolicyRule, clusterRules as serviceRules } from './llm-inference-service/permissions.ts';
 
+/** The definitions of kinds with more than one version. */
+export const convertedDefinitions: readonly string[] = [
+  'llminferenceservices.serving.kserve.io',
+  'llminferenceserviceconfigs.serving.kserve.io',
+];
+
 export type { PolicyRule } from './llm-inference-service/permissions.ts';
 
 /** Everything that the operator may do in every namespace: the source of the chart's ClusterRole. */
@@ -11,6 +17,13 @@ export const clusterRules = (webhookConfiguration: string): readonly PolicyRule[
     resources: ['mutatingwebhookconfigurations', 'validatingwebhookconfigurations'],
     verbs: ['get', 'list', 'watch', 'update'],
     resourceNames: [webhookConfiguration],
+  },
+  // So that the API server asks the operator for an object in another version.
+  {
+    apiGroups: ['apiextensions.k8s.io'],
+    resources: ['customresourcedefinitions'],
+    verbs: ['get', 'list', 'watch', 'patch'],
+    resourceNames: convertedDefinitions,
   },
 ];
 

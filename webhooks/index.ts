@@ -1,3 +1,6 @@
+import { conversionPath } from '../src/api/v1alpha1/convert.ts';
+import type { ConversionRequest } from '../src/kube/conversion.ts';
+import { convert } from './convert.ts';
 import { type AdmissionHandler, createHandler } from './handler.ts';
 import { defaulting } from './llm-inference-service/default.ts';
 import { validation } from './llm-inference-service/validate.ts';
@@ -11,4 +14,9 @@ export const webhooks: ReadonlyMap<string, AdmissionHandler> = new Map([
   [registrations.injectSidecar.path, createHandler(injection)],
   [registrations.validateService.path, createHandler(validation)],
   [registrations.validateServiceConfig.path, createHandler(configValidation)],
+]);
+
+/** Path → handler: every conversion that the admission server answers. */
+export const conversions: ReadonlyMap<string, (request: ConversionRequest) => readonly unknown[]> = new Map([
+  [conversionPath, convert],
 ]);

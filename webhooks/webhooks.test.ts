@@ -1,8 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
 import jsonPatch from 'fast-json-patch';
+import { llmInferenceServiceConfigCrd, llmInferenceServiceCrd } from '../src/api/crds.ts';
 import { annotations, sidecarContainer, sidecarInjectionLabel } from '../src/api/labels.ts';
 import type { AdmissionRequest, AdmissionResponse } from '../src/kube/admission.ts';
-import { webhooks } from './index.ts';
+import { conversions, webhooks } from './index.ts';
 import { registrations, renderWebhookConfigurations, type WebhookRegistration } from './registration.ts';
 
 /** An object of a test need not be a whole one. */
@@ -140,6 +141,30 @@ describe('the pod webhook', () => {
       code: 'invalid',
       message: expect.stringContaining(message),
     });
+  });
+});
+
+describe('the conversion webhook', () => {
+  it('is where the definitions say, and converts every object of a request', () => {
+    for (const crd of [llmInferenceServiceCrd(), llmInferenceServiceConfigCrd()]) {
+      const conversion = crd.spec.conversion as { webhook: { clientConfig: { service: { path: string } } } };
+      expect([...conversions.keys()]).toEqual([conversion.webhook.clientConfig.service.path]);
+    }
+    const [convert] = conversions.values();
+    const objects = ['LLMInferenceService', 'LLMInferenceServiceConfig'].map((kind) => ({
+      apiVersion: 'serving.kserve.io/v1alpha1',
+      kind,
+      metadata: { name: 'chat' },
+      spec: { model: { uri: 'hf://a/b', criticality: 'Critical' } },
+    }));
+    expect(convert?.({ uid: 'u', desiredAPIVersion: 'serving.kserve.io/v1alpha2', objects })).toEqual(
+      objects.map((each) => ({
+        ...each,
+        apiVersion: 'serving.kserve.io/v1alpha2',
+        metadata: { name: 'chat', annotations: { [annotations.modelCriticality]: 'Critical' } },
+        spec: { model: { uri: 'hf://a/b' } },
+      })),
+    );
   });
 });
 

@@ -1,9 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
 import { z } from 'zod';
 import { type JsonSchema, relaxSchema, toStructuralSchema } from './crd.ts';
+import { llmInferenceServiceConfigCrd, llmInferenceServiceCrd } from './crds.ts';
 import { int32, intOrString, preserved, quantity } from './fields.ts';
 import { inferencePoolCrd, xInferencePoolCrd } from './foreign/crds.ts';
-import { llmInferenceServiceConfigCrd, llmInferenceServiceCrd } from './v1alpha2/crds.ts';
 
 /** The schema at a dotted path of properties, `[]` for the items of a list. */
 function at(schema: JsonSchema, path: string): JsonSchema {
@@ -135,6 +135,39 @@ describe('the definitions', () => {
       storage: true,
       subresources: { status: {} },
     });
+  });
+
+  it('serve the older version with what differs in it, within the same shape', () => {
+    const [stored, older] = service.spec.versions as readonly (JsonSchema & { readonly storage: boolean })[];
+    expect([stored?.storage, older]).toMatchObject([true, { name: 'v1alpha1', served: true, storage: false }]);
+    const schema = schemaOf({ spec: { versions: [older] } });
+    for (const path of [
+      'model.criticality',
+      'model.lora.adapters.[].criticality',
+      'router.scheduler.pool.spec.targetPortNumber',
+      'router.scheduler.pool.spec.extensionRef.portNumber',
+      'prefill.template',
+      'router.route.http.spec.rules.[].name',
+    ])
+      at(schema, `spec.${path}`);
+    for (const path of [
+      'spec.kvCacheOffloading',
+      'spec.prefill.kvCacheOffloading',
+      'spec.model.confidential',
+      'spec.router.scheduler.pool.spec.targetPorts',
+      'status.workloads',
+      'status.appliedConfigs',
+      'status.router.group',
+      'status.address.origin',
+      'status.addresses.[].models',
+    ]) {
+      expect(() => at(schema, path)).toThrow();
+      at(schemaOf(service), path);
+    }
+    for (const rules of ['spec', 'spec.prefill'])
+      expect(at(schema, rules)['x-kubernetes-validations']).toEqual(
+        at(schemaOf(service), rules)['x-kubernetes-validations'],
+      );
   });
 
   it('have every field of the API', () => {

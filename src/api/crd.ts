@@ -16,9 +16,15 @@ export interface PrinterColumn {
   readonly priority?: number;
 }
 
-export interface CrdDefinition {
-  readonly group: string;
+export interface CrdVersion {
   readonly version: string;
+  readonly spec: JsonSchema;
+  readonly status: JsonSchema;
+}
+
+/** One kind. The version said here is stored; `alsoServed` are converted from and to it. */
+export interface CrdDefinition extends CrdVersion {
+  readonly group: string;
   readonly kind: string;
   readonly plural: string;
   readonly singular: string;
@@ -26,9 +32,17 @@ export interface CrdDefinition {
   readonly description: string;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly columns: readonly PrinterColumn[];
-  readonly spec: JsonSchema;
-  readonly status: JsonSchema;
   readonly isSpecRequired: boolean;
+  readonly alsoServed?: readonly CrdVersion[];
+  /** The Service that converts. The operator writes its authority, and where it really is. */
+  readonly converter?: ServiceReference;
+}
+
+export interface ServiceReference {
+  readonly namespace: string;
+  readonly name: string;
+  readonly port: number;
+  readonly path: string;
 }
 
 export interface CustomResourceDefinition {
@@ -38,9 +52,9 @@ export interface CustomResourceDefinition {
   readonly spec: JsonSchema;
 }
 
-/** The CRD of one kind with one version, served and stored. */
+/** The CRD of one kind. */
 export function renderCrd(definition: CrdDefinition): CustomResourceDefinition {
-  const { group, version, kind, plural, singular } = definition;
+  const { group, kind, plural, singular, converter } = definition;
   return {
     apiVersion: 'apiextensions.k8s.io/v1',
     kind: 'CustomResourceDefinition',
@@ -58,29 +72,35 @@ export function renderCrd(definition: CrdDefinition): CustomResourceDefinition {
         ...(definition.shortNames ? { shortNames: definition.shortNames } : {}),
       },
       scope: 'Namespaced',
-      versions: [
-        {
-          name: version,
-          served: true,
-          storage: true,
-          additionalPrinterColumns: definition.columns,
-          subresources: { status: {} },
-          schema: {
-            openAPIV3Schema: {
-              description: definition.description,
-              type: 'object',
-              ...(definition.isSpecRequired ? { required: ['spec'] } : {}),
-              properties: {
-                apiVersion: { type: 'string', description: 'Group and version of this object.' },
-                kind: { type: 'string', description: 'Kind of this object.' },
-                metadata: { type: 'object' },
-                spec: definition.spec,
-                status: definition.status,
-              },
+      ...(converter
+        ? {
+            conversion: {
+              strategy: 'Webhook',
+              webhook: { conversionReviewVersions: ['v1'], clientConfig: { service: converter } },
+            },
+          }
+        : {}),
+      versions: [definition, ...(definition.alsoServed ?? [])].map((version) => ({
+        name: version.version,
+        served: true,
+        storage: version === definition,
+        additionalPrinterColumns: definition.columns,
+        subresources: { status: {} },
+        schema: {
+          openAPIV3Schema: {
+            description: definition.description,
+            type: 'object',
+            ...(definition.isSpecRequired ? { required: ['spec'] } : {}),
+            properties: {
+              apiVersion: { type: 'string', description: 'Group and version of this object.' },
+              kind: { type: 'string', description: 'Kind of this object.' },
+              metadata: { type: 'object' },
+              spec: version.spec,
+              status: version.status,
             },
           },
         },
-      ],
+      })),
     },
   };
 }

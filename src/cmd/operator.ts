@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { collectDefaultMetrics, Registry } from 'prom-client';
-import { type OperatorConfig, operatorProgram } from '../../controllers/config.ts';
+import { type OperatorConfig, operatorProgram, operatorSettings } from '../../controllers/config.ts';
 import { startControllers } from '../../controllers/index.ts';
+import { convertedDefinitions } from '../../controllers/permissions.ts';
 import { registrations, renderWebhookConfigurations } from '../../webhooks/registration.ts';
+import { conversionPath } from '../api/v1alpha1/convert.ts';
 import { systemClock } from '../clock.ts';
 import { AppError } from '../errors.ts';
 import { parseProgram } from '../flags.ts';
@@ -163,19 +165,28 @@ async function startWebhooks(
         ],
         mutating: [name],
         validating: [name],
+        conversion: {
+          definitions: convertedDefinitions,
+          client:
+            webhookUrl === ''
+              ? { service: { namespace, name: webhookService, port: config.webhookServicePort, path: conversionPath } }
+              : { url: `${webhookUrl.replace(/\/+$/, '')}${conversionPath}` },
+          ownServices: [webhookService, operatorSettings.webhookService.default],
+        },
       },
       { log },
     ),
   );
   parts.push({ name: 'certificates', close: () => certificates.close() });
   // The admission library costs 100 MB and half a second: only who serves webhooks pays.
-  const { webhooks } = await import('../../webhooks/index.ts');
+  const { conversions, webhooks } = await import('../../webhooks/index.ts');
   const server = await startAdmissionServer(
     {
       ...(config.podAddress === '' ? {} : { host: config.podAddress }),
       port: config.webhookPort,
       certificate: certificates.current,
       routes: webhooks,
+      conversions,
     },
     { log },
   );

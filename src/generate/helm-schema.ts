@@ -14,7 +14,7 @@ const flags: Readonly<Record<string, FlagOfValue>> = {
   'gateway.port': operatorSettings.gatewayPort,
   urlScheme: operatorSettings.urlScheme,
   'webhook.port': operatorSettings.webhookPort,
-  'webhook.servicePort': operatorSettings.webhookPort,
+  'webhook.servicePort': operatorSettings.webhookServicePort,
   'storage.huggingFaceLoader': operatorSettings.huggingFaceLoader,
   'storage.ociModelMode': operatorSettings.ociModelMode,
   sidecarSessions: operatorSettings.sidecarSessions,

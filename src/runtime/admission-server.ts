@@ -3,9 +3,13 @@ import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { AppError, messageOf } from '../errors.ts';
 import { type AdmissionRequest, type AdmissionResponse, deny, parseReview, toReview } from '../kube/admission.ts';
+import { type ConversionRequest, parseConversionReview, toConversionReview } from '../kube/conversion.ts';
 import type { Logger } from '../telemetry/log.ts';
 
 export type AdmissionHandler = (request: AdmissionRequest) => Promise<AdmissionResponse>;
+
+/** All objects of a request in the version that it asks for, in its order. */
+export type ConversionHandler = (request: ConversionRequest) => readonly unknown[];
 
 export interface ServingCertificate {
   /** PEM chain. */
@@ -22,6 +26,8 @@ export interface AdmissionServerOptions {
   readonly certificate: ServingCertificate;
   /** Path → handler. */
   readonly routes: ReadonlyMap<string, AdmissionHandler>;
+  /** Path → handler of ConversionReviews. */
+  readonly conversions?: ReadonlyMap<string, ConversionHandler>;
   readonly maxBodyBytes?: number;
   /** Told after each review. */
   readonly onReview?: (path: string, allowed: boolean, seconds: number) => void;
@@ -38,9 +44,12 @@ export interface AdmissionServer {
 /** What etcd takes, doubled for the old object beside the new one. */
 const defaultMaxBodyBytes = 3 * 1024 * 1024;
 
+/** The API server may ask for a whole list at once. */
+const conversionLists = 16;
+
 /**
- * Answers AdmissionReviews over HTTPS. Bad requests get 400, 404, 405 or 413 with one clear line; a handler that
- * throws refuses the object with its message, for a webhook that fails closed must say why.
+ * Answers AdmissionReviews and ConversionReviews over HTTPS. Bad requests get 400, 404, 405 or 413 with one clear line;
+ * a handler that throws refuses the object with its message, for a webhook that fails closed must say why.
  */
 export async function startAdmissionServer(
   options: AdmissionServerOptions,
@@ -70,14 +79,28 @@ export async function startAdmissionServer(
     return JSON.stringify(toReview(response));
   };
 
+  const convert = (path: string, handler: ConversionHandler, body: string): string => {
+    const request = parseConversionReview(body);
+    let outcome: Parameters<typeof toConversionReview>[1];
+    try {
+      outcome = { objects: handler(request) };
+    } catch (thrown) {
+      if (!(thrown instanceof AppError)) log.error({ err: thrown, path }, 'a conversion failed');
+      outcome = { failure: messageOf(thrown) };
+    }
+    return JSON.stringify(toConversionReview(request, outcome));
+  };
+
   const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const path = (request.url ?? '/').split('?')[0] ?? '/';
     const handler = options.routes.get(path);
-    if (!handler) return send(response, 404, `no webhook at ${path}\n`);
-    if (request.method !== 'POST') return send(response, 405, 'send an AdmissionReview by POST\n');
+    const conversion = options.conversions?.get(path);
+    if (!handler && !conversion) return send(response, 404, `no webhook at ${path}\n`);
+    if (request.method !== 'POST') return send(response, 405, 'send a review by POST\n');
     try {
-      const body = await readBody(request, maxBodyBytes);
-      send(response, 200, await review(path, handler, body), 'application/json');
+      const body = await readBody(request, conversion ? maxBodyBytes * conversionLists : maxBodyBytes);
+      const text = conversion ? convert(path, conversion, body) : handler ? await review(path, handler, body) : '';
+      send(response, 200, text, 'application/json');
     } catch (thrown) {
       const error = AppError.from(thrown);
       log.warn({ path, error: error.message }, 'a request was not a review');

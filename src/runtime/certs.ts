@@ -122,6 +122,24 @@ function isValidAt(pem: string, nowMs: number): boolean {
   }
 }
 
+export interface ConversionTarget {
+  /** CustomResourceDefinitions whose versions we convert. A missing one is waited for. */
+  readonly definitions: readonly string[];
+  /** How the API server reaches the conversion. */
+  readonly client:
+    | {
+        readonly service: {
+          readonly namespace: string;
+          readonly name: string;
+          readonly port: number;
+          readonly path: string;
+        };
+      }
+    | { readonly url: string };
+  /** Names of Services that are us, as a definition may have been installed; what converts by another is left to it. */
+  readonly ownServices: readonly string[];
+}
+
 export interface CertificatesOptions {
   readonly secret: { readonly namespace: string; readonly name: string };
   /** Names and addresses under which the API server calls: `signalbox-webhook.signalbox-system.svc`. */
@@ -129,8 +147,8 @@ export interface CertificatesOptions {
   /** Configurations whose every webhook gets our bundle. A missing one is waited for. */
   readonly mutating?: readonly string[];
   readonly validating?: readonly string[];
-  /** Definitions whose conversion webhook gets our bundle. */
-  readonly definitions?: readonly string[];
+  /** Definitions that get our address and bundle for their conversion. */
+  readonly conversion?: ConversionTarget;
   readonly labels?: Readonly<Record<string, string>>;
   /** How often expiry is looked at; changes of the Secret and the configurations are seen at once. */
   readonly checkMs?: number;
@@ -188,7 +206,7 @@ export async function startCertificates(
     watchOne(resources.secrets, options.secret.name, options.secret.namespace),
     ...(options.mutating ?? []).map((name) => watchOne(resources.mutatingWebhookConfigurations, name)),
     ...(options.validating ?? []).map((name) => watchOne(resources.validatingWebhookConfigurations, name)),
-    ...(options.definitions ?? []).map((name) => watchOne(resources.customResourceDefinitions, name)),
+    ...(options.conversion?.definitions ?? []).map((name) => watchOne(resources.customResourceDefinitions, name)),
   ];
   const run = async (): Promise<void> => {
     let failures = 0;
@@ -314,12 +332,20 @@ interface WebhookConfiguration extends Manifest {
   readonly webhooks?: readonly { readonly clientConfig: { readonly caBundle?: string } }[];
 }
 
+interface ClientConfig {
+  readonly url?: string;
+  readonly service?: {
+    readonly namespace: string;
+    readonly name: string;
+    readonly port?: number;
+    readonly path?: string;
+  };
+  readonly caBundle?: string;
+}
+
 interface Definition extends KubeObject {
   readonly spec?: {
-    readonly conversion?: {
-      readonly strategy?: string;
-      readonly webhook?: { readonly clientConfig?: { readonly caBundle?: string } };
-    };
+    readonly conversion?: { readonly strategy?: string; readonly webhook?: { readonly clientConfig?: ClientConfig } };
   };
 }
 
@@ -346,18 +372,52 @@ async function injectEverywhere(
     await client.replace(resource, { ...live, webhooks }, signal);
     log.info({ configuration: `${resource.kind} ${name}` }, 'put the authority into the webhook configuration');
   }
-  for (const name of options.definitions ?? []) {
-    const resource = resources.customResourceDefinitions;
-    const live = await client.get<Definition>(resource, { name }, signal);
-    const clientConfig = live?.spec?.conversion?.webhook?.clientConfig;
-    if (live?.spec?.conversion?.strategy !== 'Webhook' || !clientConfig || clientConfig.caBundle === encoded) continue;
-    await client.mergePatch(
-      resource,
-      { name },
-      { spec: { conversion: { webhook: { clientConfig: { caBundle: encoded } } } } },
-      {},
-      signal,
-    );
-    log.info({ configuration: `${resource.kind} ${name}` }, 'put the authority into the conversion webhook');
+  const { conversion } = options;
+  for (const name of conversion?.definitions ?? []) {
+    if (conversion) await registerConversion(client, name, conversion, encoded, log, signal);
   }
+}
+
+/** Makes a definition convert by us; one that converts by somebody else's Service is left alone. */
+async function registerConversion(
+  client: Client,
+  name: string,
+  target: ConversionTarget,
+  caBundle: string,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<void> {
+  const resource = resources.customResourceDefinitions;
+  const live = await client.get<Definition>(resource, { name }, signal);
+  if (!live) return;
+  const present = live.spec?.conversion?.webhook?.clientConfig;
+  const foreign = present?.service;
+  if (foreign && !target.ownServices.includes(foreign.name)) {
+    log.warn(
+      { definition: name, service: `${foreign.namespace}/${foreign.name}` },
+      'versions are converted by another Service; apply our definition to take over',
+    );
+    return;
+  }
+  // A merge patch: null removes what the other way of being reached has left.
+  const wanted = { service: null, url: null, ...target.client, caBundle };
+  if (live.spec?.conversion?.strategy === 'Webhook' && isSameClient(present, wanted)) return;
+  const webhook = { conversionReviewVersions: ['v1'], clientConfig: wanted };
+  await client.mergePatch(resource, { name }, { spec: { conversion: { strategy: 'Webhook', webhook } } }, {}, signal);
+  log.info({ definition: name }, 'put our address and authority into the conversion webhook');
+}
+
+function isSameClient(
+  present: ClientConfig | undefined,
+  wanted: { readonly url: string | null; readonly service: ClientConfig['service'] | null; readonly caBundle: string },
+): boolean {
+  const { namespace, name, port, path } = present?.service ?? {};
+  return (
+    present?.caBundle === wanted.caBundle &&
+    (present.url ?? null) === wanted.url &&
+    namespace === wanted.service?.namespace &&
+    name === wanted.service?.name &&
+    port === wanted.service?.port &&
+    path === wanted.service?.path
+  );
 }

@@ -481,6 +481,15 @@ describe('the admission server', () => {
             },
           ],
         ]),
+        conversions: new Map([
+          [
+            '/convert',
+            ({ desiredAPIVersion, objects }) => {
+              if (desiredAPIVersion === 'a/v9') throw new AppError('invalid', 'a/v9 is unknown');
+              return objects.map((each) => ({ ...(each as object), apiVersion: desiredAPIVersion }));
+            },
+          ],
+        ]),
       },
       { log: silentLogger },
     );
@@ -521,6 +530,32 @@ describe('the admission server', () => {
     expect((await send('/pods', 'x'.repeat(1_001), ca)).status).toBe(413);
     expect((await send('/other', review('good'), ca)).status).toBe(404);
     expect((await send('/pods', '', ca, 'GET')).status).toBe(405);
+  });
+
+  it('answers conversions, whole lists too, and says why there is none', async () => {
+    const { bundle, send } = await start();
+    const convert = (desiredAPIVersion: string, objects: readonly object[]) =>
+      send(
+        '/convert',
+        JSON.stringify({
+          apiVersion: 'apiextensions.k8s.io/v1',
+          kind: 'ConversionReview',
+          request: { uid: 'u', desiredAPIVersion, objects },
+        }),
+        bundle.caBundle,
+      );
+    const many = Array.from({ length: 100 }, (_, i) => ({ apiVersion: 'a/v1', i }));
+    expect(JSON.parse((await convert('a/v2', many)).text).response).toEqual({
+      uid: 'u',
+      convertedObjects: many.map(({ i }) => ({ apiVersion: 'a/v2', i })),
+      result: { status: 'Success' },
+    });
+    expect(JSON.parse((await convert('a/v9', many)).text).response).toEqual({
+      uid: 'u',
+      result: { status: 'Failure', message: 'a/v9 is unknown' },
+    });
+    expect((await convert('a/v2', [{ x: 'x'.repeat(16_000) }])).status).toBe(413);
+    expect((await send('/convert', '{}', bundle.caBundle)).status).toBe(400);
   });
 
   it('changes its certificate while it serves', async () => {

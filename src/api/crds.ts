@@ -3,11 +3,17 @@ import {
   type PrinterColumn,
   relaxSchema,
   renderCrd,
+  type ServiceReference,
   toStructuralSchema,
-} from '../crd.ts';
-import { llmInferenceServiceSpec } from './llm-inference-service.ts';
-import { llmInferenceServiceConfigStatus } from './llm-inference-service-config.ts';
-import { llmInferenceServiceStatus } from './status.ts';
+} from './crd.ts';
+import { conversionPath } from './v1alpha1/convert.ts';
+import {
+  llmInferenceServiceSpec as spokeSpec,
+  llmInferenceServiceStatus as spokeStatus,
+} from './v1alpha1/llm-inference-service.ts';
+import { llmInferenceServiceSpec } from './v1alpha2/llm-inference-service.ts';
+import { llmInferenceServiceConfigStatus } from './v1alpha2/llm-inference-service-config.ts';
+import { llmInferenceServiceStatus } from './v1alpha2/status.ts';
 
 /** The CustomResourceDefinitions of this API, as the API server takes them. */
 
@@ -25,6 +31,18 @@ const age: PrinterColumn = { name: 'Age', type: 'date', jsonPath: '.metadata.cre
 
 const group = 'serving.kserve.io';
 const version = 'v1alpha2';
+const olderVersion = 'v1alpha1';
+
+/**
+ * Where the chart puts the operator unless told otherwise; the operator corrects what differs when it starts. Until it
+ * runs v1alpha1 fails, saying so, while `strategy: None` would let it store objects with fields missing.
+ */
+const converter: ServiceReference = {
+  namespace: 'signalbox-system',
+  name: 'signalbox-webhook',
+  port: 9443,
+  path: conversionPath,
+};
 
 export const llmInferenceServiceCrd = (): CustomResourceDefinition =>
   renderCrd({
@@ -45,6 +63,10 @@ export const llmInferenceServiceCrd = (): CustomResourceDefinition =>
     spec: toStructuralSchema(llmInferenceServiceSpec),
     status: toStructuralSchema(llmInferenceServiceStatus),
     isSpecRequired: true,
+    alsoServed: [
+      { version: olderVersion, spec: toStructuralSchema(spokeSpec), status: toStructuralSchema(spokeStatus) },
+    ],
+    converter,
   });
 
 export const llmInferenceServiceConfigCrd = (): CustomResourceDefinition =>
@@ -59,4 +81,12 @@ export const llmInferenceServiceConfigCrd = (): CustomResourceDefinition =>
     spec: relaxSchema(toStructuralSchema(llmInferenceServiceSpec)),
     status: toStructuralSchema(llmInferenceServiceConfigStatus),
     isSpecRequired: false,
+    alsoServed: [
+      {
+        version: olderVersion,
+        spec: relaxSchema(toStructuralSchema(spokeSpec)),
+        status: toStructuralSchema(llmInferenceServiceConfigStatus),
+      },
+    ],
+    converter,
   });
