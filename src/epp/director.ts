@@ -6,10 +6,12 @@ import { apiOf, type Completion, parseCompletion, promptText } from '../openai/r
 import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Datastore, LiveEndpoint, Snapshot } from './datalayer/datastore.ts';
+import type { LiveLoad } from './datalayer/live-load.ts';
 import { type Explanation, Trace, type TraceRing } from './explain.ts';
 import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
 import type { Endpoint } from './framework/endpoint.ts';
+import { type PrefixMatch, prefixMatchKey } from './framework/prefix-match.ts';
 import type { Scheduler } from './framework/scheduler.ts';
 import type { EppTelemetry, ModelMetrics } from './metrics.ts';
 
@@ -117,7 +119,14 @@ export function createDirector(deps: {
       if (log.isLevelEnabled('debug')) log.debug({ requestId: request.id, why: decision.why() }, 'endpoint chosen');
       return {
         answer: toRoute(inbound.headers, request, decision, added),
-        exchange: new WatchedExchange(decision, completion?.stream ?? false, inbound.bodyBytes, metrics, clock),
+        exchange: new WatchedExchange(
+          decision,
+          cycle.get(prefixMatchKey),
+          completion?.stream ?? false,
+          inbound.bodyBytes,
+          metrics,
+          clock,
+        ),
       };
     } catch (thrown) {
       trace?.refused(messageOf(thrown));
@@ -244,17 +253,34 @@ export class WatchedExchange {
   readonly #isStreaming: boolean;
   readonly #endDecode: () => void;
   #endPrefill: (() => void) | undefined;
+  #tokens: { readonly load: LiveLoad; readonly tokens: number }[] = [];
   #status = 0;
   #bytes = 0;
   #tail: Buffer[] = [];
   #tailLength = 0;
 
-  constructor(decision: Decision, isStreaming: boolean, bodyBytes: number, metrics: ModelMetrics, clock: Clock) {
+  constructor(
+    decision: Decision,
+    match: PrefixMatch | undefined,
+    isStreaming: boolean,
+    bodyBytes: number,
+    metrics: ModelMetrics,
+    clock: Clock,
+  ) {
     this.#metrics = metrics;
     this.#clock = clock;
     this.#startMs = clock.now();
     this.#isStreaming = isStreaming;
     this.#endDecode = begin(decision.primary);
+    for (const result of decision.results.values()) {
+      const endpoint = result.picked[0];
+      const tokens =
+        endpoint === undefined || match === undefined ? 0 : match.promptTokens - match.matchedTokens(endpoint);
+      if (endpoint === undefined || tokens <= 0) continue;
+      const { load } = endpoint as LiveEndpoint;
+      load.addTokens(tokens);
+      this.#tokens.push({ load, tokens });
+    }
     const others: (() => void)[] = [];
     for (const [name, result] of decision.results) {
       const endpoint = result.picked[0];
@@ -277,8 +303,7 @@ export class WatchedExchange {
   onResponseBody(body: Buffer): void {
     if (this.#bytes === 0 && body.length > 0) {
       // The first token is out, so the prefill is over.
-      this.#endPrefill?.();
-      this.#endPrefill = undefined;
+      this.#promptIsDone();
       const seconds = (this.#clock.now() - this.#startMs) / 1000;
       (this.#isStreaming ? this.#metrics.ttftStreaming : this.#metrics.ttft).observe(seconds);
     }
@@ -288,8 +313,7 @@ export class WatchedExchange {
 
   /** @param isComplete false when the client or the gateway went away first */
   end(isComplete: boolean): void {
-    this.#endPrefill?.();
-    this.#endPrefill = undefined;
+    this.#promptIsDone();
     this.#endDecode();
     const metrics = this.#metrics;
     metrics.running.dec();
@@ -302,6 +326,13 @@ export class WatchedExchange {
     if (this.#status >= 400) metrics.error(this.#status);
     const usage = this.#status < 400 ? usageInTail(Buffer.concat(this.#tail)) : undefined;
     if (usage !== undefined) metrics.usage(usage);
+  }
+
+  #promptIsDone(): void {
+    this.#endPrefill?.();
+    this.#endPrefill = undefined;
+    for (const { load, tokens } of this.#tokens) load.addTokens(-tokens);
+    this.#tokens = [];
   }
 
   /** Usage comes last in JSON answers and streams alike, so the end of the answer is enough. */

@@ -235,6 +235,8 @@ class Stream {
 const inFlight = () =>
   Object.fromEntries(epp.datastore.snapshot.endpoints.map(({ name, load }) => [name, load.inFlight]));
 
+const inFlightTokens = () => epp.datastore.snapshot.endpoints.map(({ load }) => load.inFlightTokens);
+
 async function until(condition: () => boolean, what: string): Promise<void> {
   for (let i = 0; i < 300; i++) {
     if (condition()) return;
@@ -324,6 +326,7 @@ describe('a request', () => {
     expect(Buffer.concat(pieces.map(({ chunk }) => chunk?.body ?? Buffer.alloc(0))).toString()).toBe(body);
     expect(pieces.map(({ chunk }) => chunk?.end_of_stream ?? false)).toEqual([false, true]);
     expect(Object.values(inFlight()).sort()).toEqual([0, 1, 1]);
+    expect(inFlightTokens().filter((tokens) => tokens > 0)).toHaveLength(2);
 
     stream.send({
       response_headers: {
@@ -352,6 +355,7 @@ describe('a request', () => {
     stream.end();
     expect((await stream.status()).code).toBe(0);
     expect(inFlight()).toEqual({ d0: 0, d1: 0, p0: 0 });
+    expect(inFlightTokens()).toEqual([0, 0, 0]);
     const page = await metricsPage();
     const flow = 'model_name="llama",target_model_name="llama",fairness_id="default-flow",priority="0"';
     expect(page).toContain(`llm_d_epp_request_cached_tokens_sum{${flow}} 3`);

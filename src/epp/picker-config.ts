@@ -97,7 +97,15 @@ const dataPlugins = {
 const alwaysThere = new Set(['openai-parser', 'anthropic-parser', 'passthrough-parser', 'inflight-load-producer']);
 
 /** Plugins that read how much of the prompt is cached; the producer is added when it is not listed. */
-const prefixReaders = new Set(['prefix-cache-scorer', 'no-hit-lru-scorer', 'prefix-based-pd-decider']);
+const prefixReaders = new Set([
+  'prefix-cache-scorer',
+  'no-hit-lru-scorer',
+  'prefix-based-pd-decider',
+  'token-load-scorer',
+  'prefix-cache-affinity-filter',
+  'session-affinity-scorer',
+  'session-affinity-filter',
+]);
 const prefixProducer = 'approx-prefix-cache-producer';
 /** Older configurations give the producer's settings to the scorer. Sizes were in characters. */
 const movedParameters = [
@@ -367,7 +375,10 @@ export function buildScheduler(
     baseDir: deps.baseDir ?? '.',
     report: (reason: PluginFailure, message: string) => deps.report?.(name, reason, message),
   });
-  const entries = complete(config.plugins, warnings);
+  const entries = complete(
+    config.plugins.map((entry) => renamed(entry, config.plugins, warnings)),
+    warnings,
+  );
   const made = new Map<string, Plugin>();
   const underWay = new Set<string>();
   const names = entries.map((entry) => entry.name);
@@ -432,6 +443,38 @@ function profilesOf(config: PickerConfig, plugins: readonly Plugin[]): readonly 
       plugins: used.map(({ name }) => ({ ref: name, weight: undefined, path: 'schedulingProfiles' })),
     },
   ];
+}
+
+const oldHandler = z.strictObject({
+  decodeProfile: z.string().default('decode'),
+  prefillProfile: z.string().default('prefill'),
+  deciderPluginName: z.string().optional(),
+  // How the cached part was found then; producers tell it now.
+  prefixPluginType: z.string().optional(),
+  prefixPluginName: z.string().optional(),
+});
+
+/** Plugins of older configurations as what became of them. */
+function renamed(entry: PluginEntry, all: readonly PluginEntry[], warnings: string[]): PluginEntry {
+  if (entry.type !== 'pd-profile-handler') return entry;
+  const result = oldHandler.safeParse(entry.parameters);
+  if (!result.success) {
+    const problems = result.error.issues.map((issue) => describe(issue, entry.path, Object.keys(oldHandler.shape)));
+    throw new AppError('invalid', problems.join('; '));
+  }
+  const { decodeProfile: decode, prefillProfile: prefill } = result.data;
+  const listed = all.filter(({ type }) => type.endsWith('-pd-decider'));
+  // Which one is the default has changed over time, so one that is listed has to tell.
+  const deciderPluginName = result.data.deciderPluginName ?? (listed.length === 1 ? listed[0]?.name : undefined);
+  if (deciderPluginName === undefined) {
+    throw new AppError(
+      'invalid',
+      `${entry.path}.deciderPluginName: name the plugin that decides, and list it: always-disagg-pd-decider or prefix-based-pd-decider`,
+    );
+  }
+  warnings.push('pd-profile-handler is disagg-profile-handler now');
+  const parameters = { profiles: { decode, prefill }, deciders: { prefill: deciderPluginName } };
+  return { ...entry, type: 'disagg-profile-handler', parameters };
 }
 
 function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly PluginEntry[] {

@@ -29,6 +29,7 @@ export class LiveLoad implements Load {
   /** Requests sent so far; the number of each is its turn. */
   #sent = 0;
   #inFlight = 0;
+  #inFlightTokens = 0;
   /** Turn of the last request that the reading covers, and how many later ones have ended. */
   #coveredTurn = 0;
   #endedAfterCovered = 0;
@@ -65,6 +66,10 @@ export class LiveLoad implements Load {
     return this.#inFlight;
   }
 
+  get inFlightTokens(): number {
+    return this.#inFlightTokens;
+  }
+
   get requestsPerSecond(): number {
     const seconds = (this.#clock.now() - this.#rateAtMs) / 1000;
     return this.#rate * Math.exp(-seconds / rateWindowS);
@@ -96,6 +101,11 @@ export class LiveLoad implements Load {
       if (turn > this.#coveredTurn) this.#endedAfterCovered++;
       if (turn > this.#scrapeTurn) this.#endedAfterScrape++;
     };
+  }
+
+  /** Counts prompt tokens as to be computed; call with their negative once they are. */
+  addTokens(tokens: number): void {
+    this.#inFlightTokens = Math.max(0, this.#inFlightTokens + tokens);
   }
 
   /** The metrics page is being asked for now. */

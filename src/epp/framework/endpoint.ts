@@ -13,6 +13,8 @@ export interface Load {
   readonly kvUsage: number;
   /** Requests that this picker sent and that have not ended. */
   readonly inFlight: number;
+  /** Estimated prompt tokens, without cached ones, of those of them whose answer has not begun. */
+  readonly inFlightTokens: number;
   /** Requests a second that this picker sent lately. */
   readonly requestsPerSecond: number;
   /** LoRA adapters, where the engine tells. */

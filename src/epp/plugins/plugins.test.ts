@@ -20,6 +20,7 @@ const idle: Load = {
   adapters: undefined,
   readAtMs: 0,
   custom: undefined,
+  inFlightTokens: 0,
 };
 
 function endpoint(name: string, load: Partial<Load> = {}, role?: string, isReady = true): Endpoint {
@@ -227,6 +228,15 @@ describe('scorers', () => {
       [{ kvUsage: 0.2 }, { waiting: 4 }, { waiting: 50 }],
       [0.2, 0.8, 0],
     ],
+    [
+      'tokens in flight and to come',
+      '{type: token-load-scorer, parameters: {queueThresholdTokens: 10}}',
+      [{}, { inFlightTokens: 3 }, { inFlightTokens: 50 }],
+      // The prompt is two tokens long.
+      [0.8, 0.5, 0],
+      { prompt: 'Hello!!!' },
+    ],
+    ['no session', '{type: session-affinity-scorer}', [{}, {}], [0, 0]],
     ['standard goes anywhere', '{type: criticality-scorer}', [{ kvUsage: 0.2 }, { waiting: 4 }], [0.5, 0.5]],
     [
       'adapters',
@@ -254,6 +264,22 @@ describe('scorers', () => {
     for (const [i, score] of scores.entries()) expect(score).toBeCloseTo(expected[i] ?? Number.NaN, 9);
   });
 
+  it.each([
+    // 100 tokens.
+    ['0-1000', 0.3 + 0.7 * (0.7 / 1.1 + 0.3 * 0.9)],
+    ['100-100', 1],
+    ['600-900', 0.3 / 1.5],
+    ['0-50', 0.3 / 1.05],
+    [undefined, 0.5],
+    ['many', 0],
+    ['9-1', 0],
+  ])('a pod for prompts of %s tokens', (range, expected) => {
+    const pod = { ...endpoint('p-0'), labels: range === undefined ? {} : { 'llm-d.ai/context-length-range': range } };
+    const schedule = scheduler(yamlOf(['{type: context-length-aware}'], ['{pluginRef: context-length-aware}']));
+    const { decision } = schedule([pod], { prompt: 'x'.repeat(400) });
+    expect(decision.why()[0]?.candidates[0]?.total).toBeCloseTo(expected, 9);
+  });
+
   it('no-hit-lru spreads cold requests over all endpoints, longest unused first', () => {
     const schedule = scheduler(yamlOf(['{type: no-hit-lru-scorer}'], ['{pluginRef: no-hit-lru-scorer}']));
     const pods = ['p-0', 'p-1', 'p-2'].map((name) => endpoint(name));
@@ -278,7 +304,131 @@ describe('scorers', () => {
   });
 });
 
+describe('filters', () => {
+  const labelled = (...labels: readonly Readonly<Record<string, string>>[]) =>
+    labels.map((own, i) => ({ ...endpoint(`p-${i}`), labels: own }));
+  const pods = labelled({ gpu: 'h100', zone: 'a' }, { gpu: 'a100' }, {});
+  const busy = [
+    endpoint('p-0', { waiting: 9, inFlight: 1 }),
+    endpoint('p-1', { kvUsage: 0.95 }),
+    endpoint('p-2', { isKnown: false }),
+    endpoint('p-3', { inFlight: 7 }),
+  ];
+  const ranged = (...ranges: readonly string[]) =>
+    labelled(...ranges.map((range) => ({ 'llm-d.ai/context-length-range': range })));
+
+  it.each<readonly [plugin: string, endpoints: readonly Endpoint[], kept: readonly number[]]>([
+    ['{type: label-selector-filter}', pods, [0, 1, 2]],
+    ['{type: label-selector-filter, parameters: {matchLabels: {gpu: h100}}}', pods, [0]],
+    [
+      '{type: by-label-selector, parameters: {matchExpressions: [{key: gpu, operator: In, values: [a100, h100]}]}}',
+      pods,
+      [0, 1],
+    ],
+    [
+      '{type: label-selector-filter, parameters: {matchExpressions: [{key: gpu, operator: NotIn, values: [h100]}]}}',
+      pods,
+      [1, 2],
+    ],
+    ['{type: label-selector-filter, parameters: {matchExpressions: [{key: zone, operator: Exists}]}}', pods, [0]],
+    [
+      '{type: label-selector-filter, parameters: {matchExpressions: [{key: zone, operator: DoesNotExist}]}}',
+      pods,
+      [1, 2],
+    ],
+    ['{type: by-label, parameters: {label: gpu, validValues: [a100]}}', pods, [1]],
+    ['{type: by-label, parameters: {label: gpu, validValues: [a100], allowsNoLabel: true}}', pods, [1, 2]],
+    ['{type: utilization-filter, parameters: {conditions: [{metric: waiting-queue, maxValue: 5}]}}', busy, [1, 3]],
+    [
+      '{type: utilization-filter, parameters: {conditions: [{metric: kv-cache-utilization, maxValue: 0.9}, {metric: active-requests, maxValue: 5}]}}',
+      busy,
+      [0],
+    ],
+    ['{type: utilization-filter, parameters: {conditions: [{metric: active-requests, maxValue: 0}]}}', busy, [1, 2]],
+    [
+      '{type: utilization-filter, parameters: {fallbackOnEmpty: true, conditions: [{metric: running-requests, maxValue: 0}, {metric: waiting-queue, maxValue: 0}, {metric: kv-cache-utilization, maxValue: 0}, {metric: active-requests, maxValue: 0}]}}',
+      busy,
+      [0, 1, 2, 3],
+    ],
+    [
+      '{type: context-length-aware, parameters: {enableFiltering: true}}',
+      [...ranged('0-10', '0-1', '5-9'), endpoint('p-3')],
+      [0, 3],
+    ],
+    ['{type: context-length-aware, parameters: {enableFiltering: true}}', ranged('5-9', '7-9'), [0, 1]],
+    ['{type: prefix-cache-affinity-filter}', pods, [0, 1, 2]],
+    ['{type: session-affinity-filter}', pods, [0, 1, 2]],
+  ])('%s', (plugin, endpoints, kept) => {
+    const type = /type: ([a-z-]+)/.exec(plugin)?.[1] ?? '';
+    const schedule = scheduler(yamlOf([plugin], [`{pluginRef: ${type}}`]));
+    const { decision } = schedule(endpoints, { prompt: 'Hello!!!' });
+    const left = decision.why()[0]?.candidates.filter(({ droppedBy }) => droppedBy === undefined) ?? [];
+    expect(left.map(({ endpoint: id }) => Number(/p-(\d)/.exec(id)?.[1]))).toEqual(kept);
+  });
+
+  it('an endless drain is a refusal', () => {
+    const plugin = '{type: utilization-filter, parameters: {conditions: [{metric: active-requests, maxValue: 0}]}}';
+    const schedule = scheduler(yamlOf([plugin], ['{pluginRef: utilization-filter}']));
+    expect(() => schedule([endpoint('p-0', { inFlight: 1 })])).toThrow(/no endpoint of the pool/);
+  });
+
+  it.each([
+    ['prefix-cache-affinity-filter', {}, {}, ['p-1']],
+    ['session-affinity-filter', { session: 's' }, {}, ['p-1']],
+    // 20 s of prefill stand before the holder: the other may be sooner.
+    ['prefix-cache-affinity-filter', {}, { inFlightTokens: 318_560 }, ['p-0', 'p-1']],
+  ])('%s keeps to who holds the prompt', (type, ask, load, kept) => {
+    const schedule = scheduler(yamlOf([`{type: ${type}}`], [`{pluginRef: ${type}}`]));
+    const pair = [endpoint('p-0'), endpoint('p-1', load)];
+    const holder = pair[1];
+    if (!holder) throw new Error('two pods');
+    schedule([holder], { prompt: 'the same', ...ask }, pair);
+    const { decision } = schedule(pair, { prompt: 'the same', ...ask });
+    const left = decision.why()[0]?.candidates.filter(({ droppedBy }) => droppedBy === undefined) ?? [];
+    expect(left.map(({ endpoint: id }) => /p-\d/.exec(id)?.[0])).toEqual(kept);
+  });
+
+  it('an affinity filter explores when the dice say so', () => {
+    const plugin = '{type: prefix-cache-affinity-filter, parameters: {explorationProbability: 0.1}}';
+    const schedule = scheduler(yamlOf([plugin], ['{pluginRef: prefix-cache-affinity-filter}']), () => 0.05);
+    const pair = [endpoint('p-0'), endpoint('p-1')];
+    schedule(pair.slice(1), { prompt: 'the same' }, pair);
+    const { decision } = schedule(pair, { prompt: 'the same' });
+    expect(decision.why()[0]?.candidates.every(({ droppedBy }) => droppedBy === undefined)).toBe(true);
+  });
+});
+
 describe('pickers', () => {
+  it('weighted random follows the weights, and takes those without weight last', () => {
+    let seed = 1;
+    const random = () => {
+      seed = (seed * 48_271) % 2_147_483_647;
+      return seed / 2_147_483_647;
+    };
+    const picker = '{type: weighted-random-picker, parameters: {maxNumOfEndpoints: 3}}';
+    const schedule = scheduler(
+      yamlOf(
+        ['{type: kv-cache-utilization-scorer}', picker],
+        ['{pluginRef: kv-cache-utilization-scorer}', '{pluginRef: weighted-random-picker}'],
+      ),
+      random,
+    );
+    const pods = [0.25, 0.75, 1].map((kvUsage, i) => endpoint(`p-${i}`, { kvUsage }));
+    let first = 0;
+    for (let i = 0; i < 4000; i++) {
+      const { endpoints } = schedule(pods).decision;
+      if (endpoints[0].name === 'p-0') first++;
+      expect(endpoints[2]?.name).toBe('p-2');
+    }
+    // 0.75 against 0.25.
+    expect(first / 4000).toBeGreaterThan(0.72);
+    expect(first / 4000).toBeLessThan(0.78);
+    // Nobody has weight: anybody.
+    const full = [1, 1].map((kvUsage, i) => endpoint(`p-${i}`, { kvUsage }));
+    const firsts = new Set(Array.from({ length: 50 }, () => schedule(full).decision.primary.name));
+    expect([...firsts].sort()).toEqual(['p-0', 'p-1']);
+  });
+
   it('the highest wins; equals take turns, also when groups of equals alternate', () => {
     const schedule = scheduler(yamlOf(['{type: queue-scorer}'], ['{pluginRef: queue-scorer}']));
     const pods = ['p-0', 'p-1', 'p-2', 'p-3'].map((name) => endpoint(name));
@@ -310,6 +460,27 @@ describe('pickers', () => {
 });
 
 describe('prefill and decode', () => {
+  it('is also what pd-profile-handler of older configurations meant', () => {
+    const old = (handler: string) => `
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins: [{type: prefill-header-handler}, {type: prefill-filter}, {type: decode-filter}, {type: always-disagg-pd-decider}, ${handler}]
+schedulingProfiles:
+- {name: first, plugins: [{pluginRef: prefill-filter}]}
+- {name: second, plugins: [{pluginRef: decode-filter}]}
+`;
+    const names = 'decodeProfile: second, prefillProfile: first';
+    const both = [endpoint('p-0', {}, 'prefill'), endpoint('d-1', {}, 'decode')];
+    const { decision } = scheduler(old(`{type: pd-profile-handler, parameters: {${names}}}`))(both);
+    expect([...decision.results].map(([name, { picked }]) => [name, picked[0]?.name])).toEqual([
+      ['second', 'd-1'],
+      ['first', 'p-0'],
+    ]);
+    expect(() => scheduler(old('{type: pd-profile-handler, parameters: {treshold: 1}}'))).toThrow(
+      /plugins\[4\].*treshold: unknown field/,
+    );
+  });
+
   const yaml = (decider: string) => `
 apiVersion: llm-d.ai/v1alpha1
 kind: EndpointPickerConfig
