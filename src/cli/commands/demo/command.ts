@@ -21,9 +21,8 @@ export function demoCommand(deps: CliDeps): Command {
         gpus: parseGpus(options.gpus),
       });
       try {
-        const result = await orFailure(
-          cluster,
-          runDemo({ client: cluster.client, root: deps.environment.root, output, log: deps.log, signal: deps.signal }),
+        const result = await orFailure(deps, cluster, (signal) =>
+          runDemo({ client: cluster.client, root: deps.environment.root, output, log: deps.log, signal }),
         );
         output.line(output.bold('\nkubectl get llmisvc'));
         output.line(await serviceTable(cluster.client));
@@ -38,7 +37,7 @@ export function demoCommand(deps: CliDeps): Command {
         output.line(`\n${output.good('✓')} all of it was true, in ${((Date.now() - startedAt) / 1000).toFixed(0)} s`);
         if (options.once || !output.isTerminal) return;
         output.line(output.dim('The cluster stays up until Ctrl-C.'));
-        await orFailure(cluster, untilAborted(deps.signal));
+        await orFailure(deps, cluster, untilAborted);
       } finally {
         await cluster.close();
       }

@@ -154,10 +154,11 @@ async function awaitReady(
     const why = isTrue ? '' : shorten(condition.message ?? condition.reason ?? '');
     output.line(`  ${output.dim(seconds)}  ${mark} ${condition.type.padEnd(24)} ${output.dim(why)}`.trimEnd());
   };
+  const watching = new AbortController();
   try {
     return await new Promise<Service>((resolve, reject) => {
-      const abort = () => reject(deps.signal.reason);
-      deps.signal.addEventListener('abort', abort, { once: true });
+      deps.signal.throwIfAborted();
+      deps.signal.addEventListener('abort', () => reject(deps.signal.reason), { signal: watching.signal });
       const timer = setTimeout(() => {
         const service = informer.store.get(ref);
         const why = service?.status?.conditions?.find((c) => c.type === 'Ready')?.message ?? 'its status is empty';
@@ -165,6 +166,7 @@ async function awaitReady(
           new AppError('timeout', `${ref.namespace}/${ref.name} is not Ready after ${readyTimeoutMs / 1000} s: ${why}`),
         );
       }, readyTimeoutMs);
+      watching.signal.addEventListener('abort', () => clearTimeout(timer));
       informer.subscribe((change) => {
         if (change.type === 'deleted') return;
         const conditions = change.object.status?.conditions ?? [];
@@ -172,14 +174,11 @@ async function awaitReady(
         const order = (type: string) => (type === 'Ready' ? 2 : parents.has(type) ? 1 : 0);
         for (const condition of [...conditions].sort((a, b) => order(a.type) - order(b.type))) showCondition(condition);
         const ready = conditions.find((c) => c.type === 'Ready');
-        if (ready?.status === 'True' && change.object.status?.url) {
-          clearTimeout(timer);
-          deps.signal.removeEventListener('abort', abort);
-          resolve(change.object);
-        }
+        if (ready?.status === 'True' && change.object.status?.url) resolve(change.object);
       });
     });
   } finally {
+    watching.abort();
     informer.close();
   }
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { systemClock } from '../../../clock.ts';
 import { AppError } from '../../../errors.ts';
-import { isAlive, readRecord } from '../../cluster-record.ts';
+import { isRunning, readRecord } from '../../cluster-record.ts';
 import type { CliDeps } from '../../program.ts';
 
 /** `signalbox down`: stops a cluster and waits until nothing of it is left. */
@@ -16,7 +16,7 @@ export function downCommand(deps: CliDeps): Command {
       if (!record) throw new AppError('notFound', `no cluster ${options.name} is up; \`signalbox status\` lists them`);
       process.kill(record.pid, 'SIGTERM');
       const deadline = Date.now() + 60_000;
-      while (isAlive(record.pid)) {
+      while (isRunning(record)) {
         if (Date.now() > deadline)
           throw new AppError('timeout', `process ${record.pid} of cluster ${options.name} has not ended after 60 s`);
         await systemClock.sleep(100, deps.signal);

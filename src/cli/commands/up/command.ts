@@ -6,7 +6,7 @@ import { Command } from 'commander';
 import { systemClock } from '../../../clock.ts';
 import { AppError } from '../../../errors.ts';
 import { isAlive, readRecord } from '../../cluster-record.ts';
-import { orFailure, startLocalCluster } from '../../local-cluster.ts';
+import { checkName, isUpAlready, orFailure, startLocalCluster } from '../../local-cluster.ts';
 import type { CliDeps } from '../../program.ts';
 import { parseGpus, untilAborted } from '../demo/command.ts';
 
@@ -14,6 +14,7 @@ interface UpOptions {
   readonly name: string;
   readonly gpus: string;
   readonly detach?: boolean;
+  readonly bare?: boolean;
 }
 
 /** `signalbox up`: the cluster alone, in the foreground or behind. */
@@ -22,15 +23,16 @@ export function upCommand(deps: CliDeps): Command {
     .description('start a cluster with Signalbox installed')
     .option('--name <name>', 'name of the cluster', 'local')
     .option('--gpus <n>', 'GPUs of the simulated node', '8')
+    .option('--bare', 'without Signalbox: to install it by hand, with Helm or kubectl')
     .option('--detach', 'return when it is ready; `signalbox down` stops it')
     .action(async (options: UpOptions) => {
       const gpus = parseGpus(options.gpus);
       if (options.detach) return startDetached(deps, options);
-      const cluster = await startLocalCluster(deps, { name: options.name, gpus });
+      const cluster = await startLocalCluster(deps, { name: options.name, gpus, bare: options.bare === true });
       try {
         deps.output.line(`\n  export KUBECONFIG=${cluster.kubeconfigPath}\n`);
-        deps.output.line(deps.output.dim('The cluster stays up until Ctrl-C.'));
-        await orFailure(cluster, untilAborted(deps.signal));
+        if (deps.output.isTerminal) deps.output.line(deps.output.dim('The cluster stays up until Ctrl-C.'));
+        await orFailure(deps, cluster, untilAborted);
       } finally {
         await cluster.close();
       }
@@ -40,16 +42,13 @@ export function upCommand(deps: CliDeps): Command {
 /** Starts this program again, with its output in a file, and waits until the cluster says that it is ready. */
 async function startDetached(deps: CliDeps, options: UpOptions): Promise<void> {
   const stateRoot = deps.environment.stateDir;
-  if (await readRecord(stateRoot, options.name)) {
-    throw new AppError(
-      'usage',
-      `cluster ${options.name} is up already; \`signalbox down --name ${options.name}\` stops it`,
-    );
-  }
+  checkName(options.name);
+  if (await readRecord(stateRoot, options.name)) throw isUpAlready(options.name);
   await mkdir(stateRoot, { recursive: true });
   const logFile = join(stateRoot, `${options.name}.log`);
   const log = openSync(logFile, 'w');
-  const child = spawn(process.execPath, [deps.self, 'up', '--name', options.name, '--gpus', options.gpus], {
+  const args = ['up', '--name', options.name, '--gpus', options.gpus, ...(options.bare ? ['--bare'] : [])];
+  const child = spawn(process.execPath, [deps.self, ...args], {
     detached: true,
     stdio: ['ignore', log, log],
   });
@@ -58,12 +57,19 @@ async function startDetached(deps: CliDeps, options: UpOptions): Promise<void> {
   let told = 0;
   for (;;) {
     const lines = (await readFile(logFile, 'utf8')).split('\n').slice(0, -1);
-    for (const line of lines.slice(told)) deps.output.line(line);
+    const fresh = lines.slice(told).filter((line) => /^ +[\d.]+ s /.test(line));
+    for (const line of fresh) deps.output.line(line);
     told = lines.length;
     const record = await readRecord(stateRoot, options.name);
-    if (record?.phase === 'ready') return;
+    if (record?.phase === 'ready' && record.pid === child.pid) {
+      deps.output.line(`\n  export KUBECONFIG=${record.kubeconfig}\n`);
+      deps.output.line(`\`signalbox down --name ${options.name}\` stops it.`);
+      return;
+    }
     if (child.pid === undefined || !isAlive(child.pid) || child.exitCode !== null) {
-      throw new AppError('internal', `the cluster did not start; ${logFile} says why`);
+      const why = lines.findLastIndex((line) => line.startsWith('signalbox: '));
+      const text = why < 0 ? `${logFile} says why` : lines.slice(why).join('\n').replace('signalbox: ', '');
+      throw new AppError('internal', `the cluster did not start: ${text}`);
     }
     if (deps.signal.aborted) {
       process.kill(child.pid, 'SIGTERM');
