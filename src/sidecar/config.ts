@@ -47,6 +47,12 @@ export const sidecarSettings = {
     placeholder: Object.keys(connectors).join('|'),
     description: 'How KV blocks travel from the prefill pod.',
   }),
+  bootstrapPort: setting.port({
+    flag: 'sglang-bootstrap-port',
+    env: 'SGLANG_BOOTSTRAP_PORT',
+    default: 8998,
+    description: "Port of a prefill pod's bootstrap server, with --connector=sglang.",
+  }),
   prefillFailure: setting.oneOf({
     flag: 'prefill-failure',
     choices: ['decode-local', 'error'],
@@ -279,6 +285,8 @@ export interface SidecarConfig {
     readonly isSampled: boolean;
   };
   readonly connector: Connector;
+  /** Of a prefill pod, for connectors that meet there. */
+  readonly bootstrapPort: number;
   readonly sessions: {
     readonly policy: SessionPolicy;
     readonly maxEntries: number;
@@ -393,6 +401,7 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
       isSampled: raw.prefillerSampling,
     },
     connector,
+    bootstrapPort: raw.bootstrapPort,
     sessions: {
       policy: raw.sessionCacheSize === 0 ? 'off' : raw.sessionPolicy,
       maxEntries: raw.sessionCacheSize,

@@ -8,7 +8,10 @@ import { parseCompletion } from '../openai/request.ts';
 import { allowedTargets, judgeTargets, type PrefillPod, poolOf } from './allow-list.ts';
 import { CachedTokensRewriter } from './cached-tokens.ts';
 import { parseSidecarConfig } from './config.ts';
+import type { Leg } from './connectors/connector.ts';
 import { nixlV2 } from './connectors/nixl-v2.ts';
+import { sglang } from './connectors/sglang.ts';
+import { sharedStorage } from './connectors/shared-storage.ts';
 import { type Decision, type DecisionInput, decide, isBound } from './decide.ts';
 import { parseHostPort, parseTargets } from './host-port.ts';
 import { originForm } from './pipeline.ts';
@@ -137,11 +140,47 @@ describe('a request that only the local engine can compute', () => {
   ])('%j: %s', (body, expected) => expect(isBound(body)).toBe(expected));
 });
 
+const leg: Leg = { target: { host: '10.0.0.7', port: 8000, hostPort: '10.0.0.7:8000' }, room: 42, bootstrapPort: 8998 };
+
+describe('shared-storage and sglang', () => {
+  const body = '{"model":"m","stream":true,"stream_options":{},"max_tokens":50,"cache_hit_threshold":0.9}';
+  it('has the prefill pod fill the store, and the decoder read it', () => {
+    expect(JSON.parse(sharedStorage.prefillRequest('chat', body, leg))).toEqual({
+      model: 'm',
+      stream: false,
+      max_tokens: 1,
+      max_completion_tokens: 1,
+      min_tokens: 1,
+      cache_hit_threshold: 0,
+    });
+    expect(JSON.parse(sharedStorage.prefillRequest('responses', '{}', leg))).toMatchObject({ max_output_tokens: 1 });
+    const answer = sharedStorage.prefillAnswer('{"usage":{"prompt_tokens_details":{"cached_tokens":3}}}');
+    expect(answer).toEqual({ kvParams: undefined, cachedTokens: 3, kvHandle: undefined });
+    expect(JSON.parse(sharedStorage.decodeRequest('chat', body, answer, leg))).toEqual({
+      ...JSON.parse(body),
+      cache_hit_threshold: 0,
+    });
+  });
+
+  it('tells both engines where to meet', () => {
+    const meeting = { bootstrap_host: '10.0.0.7', bootstrap_port: 8998, bootstrap_room: 42 };
+    expect(JSON.parse(sglang.prefillRequest('chat', body, leg))).toEqual({
+      model: 'm',
+      stream: false,
+      max_tokens: 50,
+      cache_hit_threshold: 0.9,
+      ...meeting,
+    });
+    expect(JSON.parse(sglang.decodeRequest('chat', body, undefined, leg))).toEqual({ ...JSON.parse(body), ...meeting });
+    expect(sglang.prefillAnswer('rubbish')).toBeUndefined();
+  });
+});
+
 describe('nixlv2', () => {
   const body =
     '{"model":"m","stream":true,"stream_options":{"include_usage":true},"max_tokens":50,"min_tokens":9,"seed":12345678901234567890}';
   it('asks the prefill pod for one token and its blocks', () => {
-    expect(JSON.parse(nixlV2.prefillRequest('chat', body))).toEqual({
+    expect(JSON.parse(nixlV2.prefillRequest('chat', body, leg))).toEqual({
       model: 'm',
       seed: Number('12345678901234567890'),
       stream: false,
@@ -157,14 +196,21 @@ describe('nixlv2', () => {
         remote_port: null,
       },
     });
-    expect(nixlV2.prefillRequest('chat', body)).toContain('"seed":12345678901234567890');
+    expect(nixlV2.prefillRequest('chat', body, leg)).toContain('"seed":12345678901234567890');
   });
   it.each([
     ['completions', { max_tokens: 1, max_completion_tokens: 1, min_tokens: 1 }],
     ['responses', { max_output_tokens: 1 }],
     ['messages', { max_tokens: 1 }],
+    ['generate', { sampling_params: { max_tokens: 1, min_tokens: 1, top_k: 1 } }],
   ] as const)('caps the tokens of %s', (api, caps) => {
-    const sent = JSON.parse(nixlV2.prefillRequest(api, '{"max_output_tokens":5,"input":"x"}'));
+    const sent = JSON.parse(
+      nixlV2.prefillRequest(
+        api,
+        '{"max_output_tokens":5,"input":"x","sampling_params":{"max_tokens":5,"top_k":1}}',
+        leg,
+      ),
+    );
     expect(sent).toMatchObject(caps);
     if (api === 'responses') expect(sent).not.toHaveProperty('max_tokens');
   });
@@ -176,7 +222,9 @@ describe('nixlv2', () => {
     );
     expect(answer).toEqual({ kvParams: params, cachedTokens: 3, kvHandle: 'nixl://e/r' });
     if (answer)
-      expect(nixlV2.decodeRequest('chat', body, answer)).toBe(`${body.slice(0, -1)},"kv_transfer_params":${params}}`);
+      expect(nixlV2.decodeRequest('chat', body, answer, leg)).toBe(
+        `${body.slice(0, -1)},"kv_transfer_params":${params}}`,
+      );
   });
   it.each([
     ['{}', { kvParams: 'null', cachedTokens: 0, kvHandle: undefined }],
@@ -485,7 +533,7 @@ describe('configuration', () => {
   });
 
   it.each([
-    [['--connector=sglang'], /--connector: "sglang" is not supported yet; use nixlv2/],
+    [['--connector=mooncake'], /--connector: "mooncake" is not supported yet; use nixlv2/],
     [['--connector=foo'], /--connector: "foo" is unknown/],
     [['--data-parallel-size=2'], /--data-parallel-size: 2 is not supported yet/],
     [['--enable-tls=encoder'], /--enable-tls: "encoder"/],

@@ -85,6 +85,12 @@ export class Exchange {
     return this.#isGone;
   }
 
+  /** Ends what is under way, for another reason than the client's. False when nothing could be ended. */
+  cancel(reason: Error): boolean {
+    this.#cancel?.(reason);
+    return this.#cancel !== undefined;
+  }
+
   /** Registers how to end what is under way now; undefined when it is over. Called at once when the client has left. */
   onGone(cancel: ((reason: Error) => void) | undefined): void {
     this.#cancel = cancel;
@@ -220,7 +226,7 @@ const maxHealthMisses = 2;
 export function collect(
   pool: Pool,
   hop: Hop,
-  exchange: Exchange,
+  exchange: Pick<Exchange, 'onGone'>,
   limits: {
     readonly timeoutMs: number;
     readonly maxBytes: number;

@@ -12,7 +12,7 @@ import { judgeTargets } from './allow-list.ts';
 import type { AllowListSource } from './allow-list-source.ts';
 import { CachedTokensRewriter } from './cached-tokens.ts';
 import type { SidecarConfig } from './config.ts';
-import type { PrefillAnswer } from './connectors/connector.ts';
+import type { Leg, PrefillAnswer } from './connectors/connector.ts';
 import { decide, isBound } from './decide.ts';
 import { isAnswering } from './engine-watch.ts';
 import {
@@ -56,6 +56,8 @@ const allowListWaitMs = 2000;
 const maxTargets = 8;
 /** How long a cut stream stays open after the event that says so. */
 const cutLingerMs = 100;
+/** Until a call that could not be ended is tried again. */
+const cancelAgainMs = 10;
 /** Below this many tokens, block borders make the share of cached tokens meaningless. */
 const minVerifiedTokens = 256;
 /** Ends of an answer after which its blocks are not trusted. */
@@ -149,6 +151,7 @@ export function createPipeline(deps: PipelineDeps) {
       sessionId,
       hop,
       plain: clean ?? bytes,
+      requestId,
       epoch: sessions.epoch,
     };
 
@@ -183,11 +186,15 @@ export function createPipeline(deps: PipelineDeps) {
     }
 
     const body = clean ?? text;
-    const result = await prefill(turn, targets, connector.prefillRequest(request.api, body), requestId);
+    if (connector.isConcurrent) {
+      await concurrently(turn, targets, body);
+      return;
+    }
+    const result = await prefill(turn, targets, body);
     if (exchange.isGone) throw new ClientGone();
     switch (result.kind) {
       case 'done':
-        decode(turn, result, connector.decodeRequest(request.api, body, result.answer));
+        decode(turn, result, connector.decodeRequest(request.api, body, result.answer, legOf(result.target)));
         return;
       case 'rejected':
         sendCollected(turn, result.response);
@@ -196,6 +203,10 @@ export function createPipeline(deps: PipelineDeps) {
         afterFailure(turn, result);
         return;
     }
+  }
+
+  function legOf(target: Target): Leg {
+    return { target, room: Math.floor(deps.random() * Number.MAX_SAFE_INTEGER), bootstrapPort: config.bootstrapPort };
   }
 
   interface Turn {
@@ -207,6 +218,7 @@ export function createPipeline(deps: PipelineDeps) {
     readonly hop: Omit<Hop, 'body'>;
     /** The client's body without what is not for engines. */
     readonly plain: string | Buffer;
+    readonly requestId: string;
     readonly epoch: number;
   }
 
@@ -291,13 +303,8 @@ export function createPipeline(deps: PipelineDeps) {
     return rotated(all, nextPod++);
   }
 
-  async function prefill(
-    turn: Turn,
-    targets: readonly Target[],
-    body: string,
-    requestId: string,
-  ): Promise<PrefillResult> {
-    const { exchange } = turn;
+  async function prefill(turn: Turn, targets: readonly Target[], clientBody: string): Promise<PrefillResult> {
+    const { exchange, requestId } = turn;
     const startedMs = performance.now();
     let failure: Extract<PrefillResult, { kind: 'failed' }> = {
       kind: 'failed',
@@ -305,7 +312,9 @@ export function createPipeline(deps: PipelineDeps) {
       message: 'no prefill pod answered in time',
       reason: 'timeout',
     };
-    for (const target of targets.slice(0, maxTargets)) {
+    for (const [index, target] of targets.slice(0, maxTargets).entries()) {
+      if (index > 0) metrics.prefillRetries.inc({ with: 'next_pod' });
+      const body = connector.prefillRequest(turn.request.api, clientBody, legOf(target));
       const pool = deps.prefillPools.get(target.hostPort, target === trusted ? isTrustedTls : config.prefill.isTls);
       let triesLeft = config.prefill.maxRetries;
       let isReconnectLeft = true;
@@ -378,10 +387,119 @@ export function createPipeline(deps: PipelineDeps) {
         log.warn({ target: target.hostPort, requestId, reason: failure.reason }, failure.message);
         if (!isRetryable || triesLeft <= 0) break;
         triesLeft--;
+        metrics.prefillRetries.inc({ with: 'same_pod' });
         await pause(exchange, config.prefill.retryBackoffMs * (0.75 + deps.random() / 2));
       }
     }
     return failure;
+  }
+
+  /**
+   * Sends both requests of a prompt at the same time. A prefill that fails before the decoder has begun its answer ends the
+   * decoder's request, and the next pod is tried; later it can only be told to the log.
+   */
+  async function concurrently(turn: Turn, targets: readonly Target[], body: string): Promise<void> {
+    const { exchange, requestId } = turn;
+    let failure: Extract<PrefillResult, { kind: 'failed' }> | undefined;
+    for (const [index, target] of targets.slice(0, maxTargets).entries()) {
+      if (index > 0) metrics.prefillRetries.inc({ with: 'next_pod' });
+      const leg = legOf(target);
+      const failed = await oneMeeting(turn, leg, body);
+      if (failed === undefined || exchange.isGone) return;
+      if (failed.kind === 'rejected') {
+        sendCollected(turn, failed.response);
+        return;
+      }
+      log.warn({ target: target.hostPort, requestId, reason: failed.reason }, failed.message);
+      failure = failed;
+    }
+    if (failure) afterFailure(turn, failure);
+  }
+
+  /** One such pair; resolves with the prefill's failure when the next pod may be tried, with undefined when the client has its answer. */
+  function oneMeeting(
+    turn: Turn,
+    leg: Leg,
+    body: string,
+  ): Promise<Exclude<PrefillResult, { kind: 'done' }> | undefined> {
+    const { exchange, request } = turn;
+    const { target } = leg;
+    const pool = deps.prefillPools.get(target.hostPort, target === trusted ? isTrustedTls : config.prefill.isTls);
+    const startedMs = performance.now();
+    let cancelPrefill: ((reason: Error) => void) | undefined;
+    const hop = { ...turn.hop, body: connector.prefillRequest(request.api, body, leg) };
+    const answered = collect(
+      pool,
+      hop,
+      {
+        onGone: (cancel) => {
+          cancelPrefill = cancel;
+        },
+      },
+      { timeoutMs: config.prefill.timeoutMs, maxBytes: maxPrefillAnswerBytes },
+    ).then(
+      (response): Exclude<PrefillResult, { kind: 'done' }> | undefined => {
+        const { status } = response;
+        if (status >= 200 && status < 300) {
+          metrics.prefills.inc({ result: 'ok' });
+          metrics.prefillSeconds.observe((performance.now() - startedMs) / 1000);
+          return undefined;
+        }
+        if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
+          metrics.prefills.inc({ result: 'rejected' });
+          return { kind: 'rejected', response };
+        }
+        metrics.prefills.inc({ result: 'error' });
+        const message = `prefill pod ${target.hostPort} answered ${status}`;
+        return { kind: 'failed', status, message, response, reason: `status_${status}` };
+      },
+      (thrown: unknown): Exclude<PrefillResult, { kind: 'done' }> | undefined => {
+        if (thrown instanceof ClientGone) return undefined;
+        const kind = failureKindOf(thrown);
+        metrics.prefills.inc({ result: kind === 'timeout' ? 'timeout' : 'unreachable' });
+        const message = `prefill pod ${target.hostPort} cannot be reached: ${messageOf(thrown)}`;
+        return { kind: 'failed', status: kind === 'timeout' ? 504 : 502, message, reason: kind };
+      },
+    );
+    return new Promise((resolve) => {
+      let isBegun = false;
+      let isOver = false;
+      let failed: Exclude<PrefillResult, { kind: 'done' }> | undefined;
+      void answered.then((result) => {
+        if (!result) return;
+        if (isBegun) {
+          log.warn({ target: target.hostPort }, 'a prefill failed after its answer had begun');
+          return;
+        }
+        failed = result;
+        const stop = () => {
+          // A call that waits for a connection cannot be ended yet.
+          if (!isOver && !exchange.cancel(new Error('the prefill failed'))) setTimeout(stop, cancelAgainMs);
+        };
+        stop();
+      });
+      const prefilled = {
+        kind: 'done',
+        target,
+        answer: { kvParams: undefined, cachedTokens: undefined, kvHandle: undefined },
+      } as const;
+      decode(turn, prefilled, connector.decodeRequest(request.api, body, undefined, leg), {
+        onBegin: () => {
+          isBegun = true;
+          isOver = true;
+          resolve(undefined);
+        },
+        onFailed: (error, isStarted) => {
+          isOver = true;
+          cancelPrefill?.(new ClientGone());
+          if (failed && !isStarted) resolve(failed);
+          else {
+            resolve(undefined);
+            decodeFailed(turn, error, isStarted);
+          }
+        },
+      });
+    });
   }
 
   async function pause(exchange: Exchange, ms: number): Promise<void> {
@@ -414,6 +532,8 @@ export function createPipeline(deps: PipelineDeps) {
     turn: Turn,
     prefilled: Extract<PrefillResult, { kind: 'done' }> | undefined,
     body: string | undefined,
+    /** Of a pair that runs at the same time. */
+    pair?: { onBegin(): void; onFailed(error: Error, isStarted: boolean): void },
   ): void {
     const { exchange, request } = turn;
     let reader: AnswerReader | undefined;
@@ -421,17 +541,22 @@ export function createPipeline(deps: PipelineDeps) {
       extra: answerHeaders(turn, prefilled?.target),
       onHead(status, headers) {
         // A handle that the prefill pod no longer honours: the local engine can still do it all.
-        if (prefilled && status >= 500 && config.prefill.failure === 'decode-local') return 'refuse';
+        if (prefilled && !pair && status >= 500 && config.prefill.failure === 'decode-local') return 'refuse';
+        pair?.onBegin();
         (prefilled ? firstByte.remote : firstByte.local).observe((performance.now() - exchange.startedMs) / 1000);
         if (status >= 300 || isEncoded(headers)) return undefined;
         if (turn.key) reader = new AnswerReader(request.api, isEventStream(headers));
-        if (!reader && !prefilled) return undefined;
-        return createTap(reader, prefilled && new CachedTokensRewriter(prefilled.answer.cachedTokens));
+        if (!reader && prefilled?.answer.cachedTokens === undefined) return undefined;
+        return createTap(reader, rewriterOf(prefilled));
       },
       onDone(status) {
         if (status < 300 && reader) remember(turn, reader, prefilled);
       },
       onFailed(error, isStarted) {
+        if (pair) {
+          pair.onFailed(error, isStarted);
+          return;
+        }
         if (error instanceof Refused) {
           metrics.fallbacks.inc({ reason: 'decoder_refused_kv' });
           log.warn(
@@ -567,6 +692,11 @@ export function withoutPrivateFields(request: Pick<Completion, 'body'>, text: st
     isNeeded = true;
   }
   return isNeeded ? editMembers(text, changes) : undefined;
+}
+
+function rewriterOf(prefilled: Extract<PrefillResult, { kind: 'done' }> | undefined): CachedTokensRewriter | undefined {
+  const cached = prefilled?.answer.cachedTokens;
+  return cached === undefined ? undefined : new CachedTokensRewriter(cached);
 }
 
 function createTap(reader: AnswerReader | undefined, rewriter: CachedTokensRewriter | undefined): Tap {

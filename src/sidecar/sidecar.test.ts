@@ -377,6 +377,20 @@ describe('a conversation', () => {
     expect(await metricsOf(s)).toMatch(/session_invalidations_total\{reason="restart"\} 1/);
   });
 
+  it.each(['/reset_prefix_cache', '/sleep?level=1', '/v1/unload_lora_adapter'])(
+    'is forgotten after POST %s',
+    async (path) => {
+      const d = await engine((res, seen, req) => (seen.url === chat ? decodes()(res, seen, req) : json(res, {})));
+      const s = await sidecar(d.port);
+      await call(s.url, chat, { body: hello });
+      const count = async () => (await call(s.metricsUrl, '/debug/sessions')).body.sessions.length;
+      expect(await count()).toBe(1);
+      await call(s.url, path, { body: {} });
+      expect(await count()).toBe(0);
+      expect(await metricsOf(s)).toMatch(/session_invalidations_total\{reason="reset"\} 1/);
+    },
+  );
+
   it('prefills every turn with --session-policy=off, and by header with prefer-header', async () => {
     for (const policy of ['off', 'prefer-header']) {
       const p = await engine(prefills);
@@ -569,6 +583,73 @@ describe('a prefill that fails', () => {
     expect(got).toMatchObject({ status: 400, body: { error: { param: 'x-prefiller-host-port' } } });
     const blank = await call(s.url, chat, { headers: { 'x-prefiller-host-port': ' ' }, body: hello });
     expect(blank.status).toBe(200);
+  });
+});
+
+describe('engines that meet', () => {
+  const named = (...targets: string[]) => ({ 'x-prefiller-host-port': targets.join(',') });
+  /** A pair of engines that answer once both have the request of one room, as SGLang's do. */
+  async function meeting() {
+    const rooms = new Map<number, () => void>();
+    const arrive: Behaviour = (res, { body }) => {
+      const answer = () => decodes()(res, { body } as Seen, {} as never);
+      const other = rooms.get(body.bootstrap_room);
+      if (!other) rooms.set(body.bootstrap_room, answer);
+      else {
+        other();
+        answer();
+      }
+    };
+    return { p: await engine(arrive), d: await engine(arrive) };
+  }
+
+  it.each([true, false])('get the request at the same time (stream: %s)', async (stream) => {
+    const { p, d } = await meeting();
+    const s = await sidecar(d.port, ['--connector=sglang', '--sglang-bootstrap-port=9000']);
+    const got = await call(s.url, chat, { headers: named(p.hostPort), body: { ...hello, stream } });
+    expect(got).toMatchObject({ status: 200, isCut: false, headers: { 'x-signalbox-prefill': p.hostPort } });
+    expect(p.seen[0]?.body).toMatchObject({ bootstrap_host: '127.0.0.1', bootstrap_port: 9000, stream: false });
+    expect(d.seen[0]?.body).toMatchObject({ bootstrap_room: p.seen[0]?.body.bootstrap_room, stream });
+    const again = await call(s.url, chat, { headers: named(p.hostPort), body: { ...hello, n: 1 } });
+    expect(again.status).toBe(200);
+  });
+
+  it('end the decoder’s wait when the prefill fails, and the next pod is tried', async () => {
+    const { p, d } = await meeting();
+    const bad = await engine((res) => json(res, {}, 503));
+    const s = await sidecar(d.port, ['--connector=sglang', '--prefill-failure=error']);
+    const got = await call(s.url, chat, { headers: named(bad.hostPort, p.hostPort), body: hello });
+    expect(got).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': p.hostPort } });
+    await d.seen[0]?.aborted;
+    expect(await metricsOf(s)).toMatch(/prefill_retries_total\{with="next_pod"\} 1/);
+    const gone = await call(s.url, chat, { headers: named('127.0.0.1:1'), body: { ...hello, seed: 1 } });
+    expect(gone.status).toBe(502);
+    const wrong = await engine((res) => json(res, { error: 'no' }, 422));
+    const told = await call(s.url, chat, { headers: named(wrong.hostPort), body: { ...hello, seed: 2 } });
+    expect(told).toMatchObject({ status: 422, body: { error: 'no' } });
+  });
+
+  it('end both requests when the client leaves', async () => {
+    const p = await engine(() => {});
+    const d = await engine(() => {});
+    const s = await sidecar(d.port, ['--connector=sglang']);
+    const req = httpRequest(`${s.url}${chat}`, { method: 'POST', headers: named(p.hostPort), agent: false });
+    req.on('error', () => {});
+    req.end(JSON.stringify(hello));
+    while (p.seen.length + d.seen.length < 2) await new Promise((resolve) => setTimeout(resolve, 5));
+    req.destroy();
+    await Promise.all([p.seen[0]?.aborted, d.seen[0]?.aborted]);
+  });
+
+  it('share a store: the prefill’s answer is only awaited', async () => {
+    const p = await engine(decodes('H', 3));
+    const d = await engine(decodes('Hi there', 8));
+    const s = await sidecar(d.port, ['--kv-connector=shared-storage']);
+    const got = await call(s.url, chat, { headers: named(p.hostPort), body: hello });
+    expect(got.headers['x-signalbox-prefill']).toBe(p.hostPort);
+    expect(got.body.usage.prompt_tokens_details.cached_tokens).toBe(3);
+    expect(p.seen[0]?.body).toMatchObject({ max_tokens: 1, cache_hit_threshold: 0 });
+    expect(d.seen[0]?.body).toEqual({ ...hello, cache_hit_threshold: 0 });
   });
 });
 

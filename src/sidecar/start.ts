@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Client } from '../kube/client.ts';
-import { parseCompletionText } from '../openai/request.ts';
+import { parseCompletionText, plainPath } from '../openai/request.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { createSidecarMetrics } from '../telemetry/sidecar-metrics.ts';
 import { startAllowList } from './allow-list-source.ts';
@@ -75,7 +75,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   const prefillPools = new Pools({ ...shared, ...config.prefill });
   const sessions: Sessions = new Sessions({ ...config.sessions, clock, onEvict: () => metrics.sessionEvictions.inc() });
 
-  const forget = (reason: 'refused' | 'restart') => {
+  const forget = (reason: 'refused' | 'restart' | 'reset') => {
     const count = sessions.clear();
     if (count === 0) return;
     metrics.sessionInvalidations.inc({ reason }, count);
@@ -134,7 +134,9 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       };
       relay(decoder, hop, exchange, {
         extra: {},
-        onDone: () => {},
+        onDone: (status) => {
+          if (status < 300 && req.method === 'POST' && emptiesCache(req.url ?? '/')) forget('reset');
+        },
         onFailed: (error, isStarted) => {
           if (exchange.isGone) return;
           const failure = decoderFailure(error, { config, metrics, log, onDecoderRefused: () => forget('refused') });
@@ -267,6 +269,14 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       });
     },
   };
+}
+
+/** Paths after which an engine has lost cached blocks: of all conversations, or of an adapter's. */
+const emptyingPaths = ['/reset_prefix_cache', '/sleep', '/v1/unload_lora_adapter', '/v1/load_lora_adapter'] as const;
+
+function emptiesCache(url: string): boolean {
+  const path = plainPath(url);
+  return emptyingPaths.some((end) => path.endsWith(end));
 }
 
 /** A completion's body on a path that is none of the APIs': nothing in it may tell the engine where to fetch KV blocks. */

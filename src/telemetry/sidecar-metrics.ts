@@ -39,6 +39,12 @@ export function createSidecarMetrics(read: { readonly inFlight: () => number; re
       labelNames: ['result'],
       registers,
     }),
+    prefillRetries: new Counter({
+      name: 'signalbox_sidecar_prefill_retries_total',
+      help: 'Further tries of a prefill after a failure: with the same pod, or with the next one.',
+      labelNames: ['with'],
+      registers,
+    }),
     prefillSeconds: new Histogram({
       name: 'signalbox_sidecar_prefill_seconds',
       help: 'Time until a prefill pod had answered, in seconds.',

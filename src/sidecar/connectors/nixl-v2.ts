@@ -1,6 +1,6 @@
 import { editMembers, rawMember } from '../../openai/json-members.ts';
 import { usageOf } from '../../openai/usage.ts';
-import type { Connector, PrefillAnswer } from './connector.ts';
+import { type Connector, objectOf, type PrefillAnswer } from './connector.ts';
 import { oneToken } from './one-token.ts';
 
 /** Asks the prefill engine to compute, keep its blocks and say where they are. */
@@ -19,6 +19,7 @@ const askForBlocks = JSON.stringify({
  */
 export const nixlV2: Connector = {
   name: 'nixlv2',
+  isConcurrent: false,
 
   prefillRequest: (api, body) =>
     editMembers(body, {
@@ -29,15 +30,9 @@ export const nixlV2: Connector = {
     }),
 
   prefillAnswer: (body): PrefillAnswer | undefined => {
-    let parsed: unknown;
-    try {
-      parsed = JSON.parse(body);
-    } catch {
-      return undefined;
-    }
-    if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return undefined;
-    const params = (parsed as { readonly kv_transfer_params?: Readonly<Record<string, unknown>> | null })
-      .kv_transfer_params;
+    const parsed = objectOf(body);
+    if (!parsed) return undefined;
+    const params = parsed.kv_transfer_params as Readonly<Record<string, unknown>> | null | undefined;
     return {
       kvParams: rawMember(body, 'kv_transfer_params') ?? 'null',
       cachedTokens: usageOf(parsed)?.cachedTokens ?? 0,
@@ -48,5 +43,5 @@ export const nixlV2: Connector = {
     };
   },
 
-  decodeRequest: (_api, body, prefill) => editMembers(body, { kv_transfer_params: prefill.kvParams }),
+  decodeRequest: (_api, body, prefill) => editMembers(body, { kv_transfer_params: prefill?.kvParams ?? 'null' }),
 };
