@@ -62,6 +62,14 @@ export const operatorSettings = {
     description: 'scheme that is preferred where a Gateway listens for both',
   }),
 
+  configPrefix: setting.text({
+    flag: 'config-prefix',
+    env: 'LLM_INFERENCE_SERVICE_CONFIG_PREFIX',
+    default: 'kserve-',
+    placeholder: 'TEXT',
+    description: 'what names of presets begin with: PREFIXconfig-llm-template and others',
+  }),
+
   vllmImage: setting.text({
     flag: 'vllm-image',
     default: 'vllm/vllm-openai:v0.11.0',

@@ -25,6 +25,7 @@ export type ControllerConfig = Pick<
   | 'gatewayClass'
   | 'gatewayPort'
   | 'urlScheme'
+  | 'configPrefix'
   | 'vllmImage'
   | 'eppImage'
   | 'sidecarImage'
@@ -51,7 +52,7 @@ export async function startControllers(
 ): Promise<ControllerSet> {
   const { client, log, events } = deps;
   const clock = deps.clock ? { clock: deps.clock } : {};
-  const caches = await startCaches(client, { log, ...clock }, signal);
+  const caches = await startCaches(client, { log, ...clock, systemNamespace: config.systemNamespace }, signal);
   return {
     controllers: [
       createServiceController({
@@ -69,6 +70,8 @@ export async function startControllers(
             ociMode: config.ociModelMode,
             ...(config.caBundleConfigMap === '' ? {} : { caBundle: config.caBundleConfigMap }),
           },
+          systemNamespace: config.systemNamespace,
+          configPrefix: config.configPrefix,
           urlScheme: config.urlScheme,
           gateway: {
             name: config.gatewayName,

@@ -30,5 +30,11 @@ export const clusterRules = (webhookConfiguration: string): readonly PolicyRule[
 /** What the operator may do in its own namespace: the lease of its election and the Secret of its certificate. */
 export const namespaceRules: readonly PolicyRule[] = [
   { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['get', 'create', 'update'] },
+  {
+    apiGroups: [''],
+    resources: ['configmaps'],
+    verbs: ['get', 'list', 'watch'],
+    resourceNames: ['inferenceservice-config'],
+  },
   { apiGroups: [''], resources: ['secrets'], verbs: ['get', 'list', 'watch', 'create', 'update'] },
 ];

@@ -94,12 +94,15 @@ describe('the service webhooks', () => {
 });
 
 describe('the base configuration webhook', () => {
-  it('refuses bases of bases, and says that others are not applied yet', async () => {
+  it('refuses bases of bases and templates that cannot be read', async () => {
     const { path } = registrations.validateServiceConfig;
     const refused = await ask(path, { kind: configKind, object: service({ baseRefs: [{ name: 'x' }] }) });
     expect(refused).toMatchObject({ allowed: false, status: { message: expect.stringContaining('spec.baseRefs') } });
-    const stored = await ask(path, { kind: configKind, object: service({ replicas: 1 }) });
-    expect(stored).toMatchObject({ allowed: true, warnings: [expect.stringContaining('not applied')] });
+    const spec = (text: string) => service({ template: { containers: [{ name: 'main', args: [text] }] } });
+    const broken = await ask(path, { kind: configKind, object: spec('{{ .Spec.Model.Name') });
+    expect(broken.status?.message).toContain('spec.template.containers[0].args[0]: line 1: unclosed action');
+    const stored = await ask(path, { kind: configKind, object: spec('{{ ChildName .Name `-x` }}') });
+    expect(stored).toEqual({ uid: 'u', allowed: true });
   });
 });
 

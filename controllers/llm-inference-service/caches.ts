@@ -2,6 +2,7 @@ import type { Gateway, GatewayClass, HTTPRoute } from '../../src/api/foreign/gat
 import type { InferencePool, XInferencePool } from '../../src/api/foreign/inference-pool.ts';
 import { labels, partOf } from '../../src/api/labels.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-inference-service-config.ts';
 import type { Clock } from '../../src/clock.ts';
 import { controllerOf } from '../../src/kube/apply.ts';
 import type { Client } from '../../src/kube/client.ts';
@@ -19,9 +20,16 @@ export interface ServiceAccount extends KubeObject {
   readonly secrets?: readonly { readonly name?: string }[];
 }
 
+export interface ConfigMap extends KubeObject {
+  readonly data?: Readonly<Record<string, string>>;
+}
+
 /** Every watch of the controller. No reconcile reads from the API server. */
 export interface Caches {
   readonly services: Informer<LLMInferenceService>;
+  readonly configs: Informer<LLMInferenceServiceConfig>;
+  /** ConfigMap `inferenceservice-config` of the system namespace. */
+  readonly globalConfig: Informer<ConfigMap>;
   readonly deployments: Informer<DeploymentState>;
   readonly leaderWorkerSets: Informer<DeploymentState>;
   readonly pods: Informer<PodState>;
@@ -44,6 +52,9 @@ export interface Kept {
   readonly resource: Resource;
   readonly informer: Informer<KubeObject>;
 }
+
+/** The ConfigMap of settings for every service, as KServe names it. */
+export const globalConfigName = 'inferenceservice-config';
 
 /** Index of children by the uid of the service that controls them. */
 export const byOwner = 'owner';
@@ -72,7 +83,7 @@ const optional = [
  */
 export async function startCaches(
   client: Client,
-  deps: { readonly log: Logger; readonly clock?: Clock },
+  deps: { readonly log: Logger; readonly clock?: Clock; readonly systemNamespace: string },
   signal?: AbortSignal,
 ): Promise<Caches> {
   const served = await gatherServed(client, signal);
@@ -80,6 +91,11 @@ export async function startCaches(
     startInformer<T>(client, resource, options, deps);
 
   const services = start<LLMInferenceService>(resources.llmInferenceServices, {});
+  const configs = start<LLMInferenceServiceConfig>(resources.llmInferenceServiceConfigs, {});
+  const globalConfig = start<ConfigMap>(resources.configMaps, {
+    namespace: deps.systemNamespace,
+    fieldSelector: `metadata.name=${globalConfigName}`,
+  });
   const deployments = start<DeploymentState>(resources.deployments, owned);
   const leaderWorkerSets = start<DeploymentState>(resources.leaderWorkerSets, owned);
   const pods = start<PodState>(resources.pods, {
@@ -119,11 +135,15 @@ export async function startCaches(
   const all = [
     ...byResource.values(),
     services as unknown as Informer<KubeObject>,
+    configs as unknown as Informer<KubeObject>,
+    globalConfig as unknown as Informer<KubeObject>,
     pods as unknown as Informer<KubeObject>,
     accounts as unknown as Informer<KubeObject>,
   ];
   return {
     services,
+    configs,
+    globalConfig,
     deployments,
     leaderWorkerSets,
     pods,

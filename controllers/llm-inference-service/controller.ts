@@ -13,8 +13,10 @@ import { beforeRendering } from '../../src/plan/chains.ts';
 import { firstViolation, type Verdict } from '../../src/plan/check.ts';
 import { isStopped, refusedStatus, statusOf, statusPatch } from '../../src/plan/status.ts';
 import { render } from '../../src/render/render.ts';
+import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
 import type { ControllerDefinition } from '../../src/runtime/controller.ts';
 import { awaitChange, type Outcome } from '../../src/runtime/reconcile.ts';
+import { BaseConfigs } from './base-configs.ts';
 import type { Caches } from './caches.ts';
 import {
   type Gathered,
@@ -25,6 +27,7 @@ import {
   type Settings,
   type Sources,
 } from './gather.ts';
+import { GlobalConfig } from './global-config.ts';
 import { createTriggers } from './triggers.ts';
 import { createOwnedClient, type Failure, Strangers, Writes } from './writes.ts';
 
@@ -44,7 +47,21 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
   const memory = new ApplyMemory();
   const writes = new Writes(clock);
   const strangers = new Strangers(client, clock);
-  const sources: Sources = { caches: deps.caches, writes, settings: deps.settings };
+  const globals = new GlobalConfig(deps.caches.globalConfig, deps.settings, (configMap, problems) =>
+    events.record(configMap, 'Warning', 'InvalidConfiguration', problems.join('; ')),
+  );
+  const bases = new BaseConfigs(deps.caches, () => {
+    const { systemNamespace, configPrefix, gateway } = globals.settings;
+    return {
+      systemNamespace,
+      configPrefix,
+      gatewayName: gateway.name,
+      gatewayNamespace: gateway.namespace,
+      enableTls: false,
+      modelRoutingHeader,
+    };
+  });
+  const sources: Sources = { caches: deps.caches, writes, globals, bases };
   const gatewaysBeingMade = new Map<string, Promise<void>>();
 
   async function reconcile(ref: ObjectRef, signal: AbortSignal): Promise<Outcome> {
@@ -53,7 +70,8 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     if (!service || service.metadata.deletionTimestamp) return awaitChange();
     const gathered = gather(sources, service);
 
-    const verdict = firstViolation(beforeRendering, gathered);
+    // What is stopped needs no spec that can be rendered.
+    const verdict = isStopped(service) ? undefined : firstViolation(beforeRendering, gathered);
     const desired = verdict ?? renderOrRefuse(gathered);
     if (!Array.isArray(desired)) {
       await writeStatus(service, refusedStatus(service, desired as Verdict, now()), signal);

@@ -1,12 +1,13 @@
-import { defaultService } from '../../src/api/v1alpha2/defaults.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import type { KubeObject, Manifest, ObjectRef, Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
-import type { Observed, Surroundings } from '../../src/plan/observed.ts';
+import type { Combined, Observed, Surroundings } from '../../src/plan/observed.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { childNames } from '../../src/render/names.ts';
 import { accountOf } from '../../src/render/pod/credentials.ts';
+import type { BaseConfigs } from './base-configs.ts';
 import { byComponent, byOwner, type Caches } from './caches.ts';
+import type { GlobalConfig } from './global-config.ts';
 import type { Writes } from './writes.ts';
 
 /** The operator's settings as far as services depend on them. */
@@ -14,6 +15,9 @@ export interface Settings {
   readonly images: Platform['images'];
   readonly sidecarSessions: number;
   readonly storage: Omit<Platform['storage'], 'accounts'>;
+  readonly systemNamespace: string;
+  /** What names of presets begin with. */
+  readonly configPrefix: string;
   readonly urlScheme: 'http' | 'https';
   readonly gateway: {
     readonly name: string;
@@ -28,6 +32,7 @@ export interface Settings {
 export interface Gathered {
   readonly service: LLMInferenceService;
   readonly effective: LLMInferenceServiceSpec;
+  readonly combined: Combined;
   readonly platform: Platform;
   readonly surroundings: Surroundings;
   /** Live objects that the service controls. */
@@ -37,7 +42,9 @@ export interface Gathered {
 export interface Sources {
   readonly caches: Caches;
   readonly writes: Writes;
-  readonly settings: Settings;
+  /** The operator's settings, as the cluster's own configuration changes them. */
+  readonly globals: Pick<GlobalConfig, 'settings' | 'notes'>;
+  readonly bases: BaseConfigs;
 }
 
 /** The service as it is now, or undefined when it is gone. */
@@ -50,15 +57,17 @@ export function gatherService({ caches, writes }: Sources, ref: ObjectRef): LLMI
 export function gather(sources: Sources, service: LLMInferenceService): Gathered {
   const surroundings = gatherSurroundings(sources);
   const { className, live } = surroundings.gateway;
-  const { settings, caches } = sources;
+  const { caches, bases } = sources;
+  const { settings, notes } = sources.globals;
+  const { effective, combined } = bases.of(service);
   const account = caches.accounts.store.get({
     namespace: service.metadata.namespace ?? 'default',
     name: 'default',
   });
   return {
     service,
-    // Presets come here; until then the spec with its defaults is what is rendered.
-    effective: defaultService(service).spec,
+    effective,
+    combined: { ...combined, notes },
     surroundings,
     platform: {
       images: settings.images,
@@ -71,7 +80,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
         ...(className === undefined ? {} : { className }),
         ...(live ? { live } : {}),
       },
-      storage: { ...settings.storage, accounts: gatherAccounts(sources, service) },
+      storage: { ...settings.storage, accounts: gatherAccounts(sources, { ...service, spec: effective }) },
       imagePullSecrets: (account?.imagePullSecrets ?? []).flatMap(({ name }) => (name ? [name] : [])),
     },
     children: gatherChildren(sources, service),
@@ -96,7 +105,7 @@ function gatherAccounts({ caches }: Sources, service: LLMInferenceService): Plat
   );
 }
 
-function gatherSurroundings({ caches, writes, settings }: Sources): Surroundings {
+function gatherSurroundings({ caches, writes, globals: { settings } }: Sources): Surroundings {
   const { name, namespace, className: configured } = settings.gateway;
   const classes = caches.gatewayClasses.store.list();
   const accepted = classes
@@ -158,6 +167,7 @@ export function gatherObserved(
   return {
     service,
     effective: gathered.effective,
+    combined: gathered.combined,
     surroundings: gathered.surroundings,
     desired,
     problems,

@@ -18,7 +18,7 @@ const own = ['get', 'list', 'watch', 'create', 'patch', 'delete'] as const;
  * and the sidecar are here too.
  */
 export const clusterRules: readonly PolicyRule[] = [
-  { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices'], verbs: read },
+  { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices', 'llminferenceserviceconfigs'], verbs: read },
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/status'], verbs: ['patch'] },
   // ownerReferences with blockOwnerDeletion are refused without it where that admission plugin is on.
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/finalizers'], verbs: ['update'] },

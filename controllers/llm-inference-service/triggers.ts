@@ -34,15 +34,29 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
       ({ metadata }) => usersOf((service) => isUsedBy(sources, service, metadata.namespace ?? '', metadata.name)),
       { when: (before, after) => digestOf(before) !== digestOf(after) },
     ),
-    triggerMapped(caches.gatewayClasses, () => usersOf(({ spec }) => hasDefaultGateway(spec)), {
-      when: (before, after) => JSON.stringify(before.status?.conditions) !== JSON.stringify(after.status?.conditions),
-    }),
+    triggerMapped(
+      caches.gatewayClasses,
+      () => usersOf((service) => hasDefaultGateway(sources.bases.of(service).effective)),
+      {
+        when: (before, after) => JSON.stringify(before.status?.conditions) !== JSON.stringify(after.status?.conditions),
+      },
+    ),
     triggerMapped(
       caches.accounts,
       ({ metadata: { name, namespace } }) =>
-        usersOf((service) => service.metadata.namespace === namespace && accountsOf(service).includes(name)),
+        usersOf(
+          (service) =>
+            service.metadata.namespace === namespace &&
+            accountsOf({ ...service, spec: sources.bases.of(service).effective }).includes(name),
+        ),
       { when: (before, after) => digestOfAccount(before) !== digestOfAccount(after) },
     ),
+    triggerMapped(caches.configs, (config) => usersOf((service) => sources.bases.concerns(service, config)), {
+      when: (before, after) => before.metadata.generation !== after.metadata.generation,
+    }),
+    triggerMapped(caches.globalConfig, () => usersOf(() => true), {
+      when: (before, after) => JSON.stringify(before.data) !== JSON.stringify(after.data),
+    }),
     // Definitions that come later change what can be rendered for everyone.
     ...caches.missing.map(
       (informer): Trigger =>
@@ -82,11 +96,13 @@ function refsOfOwner(child: KubeObject): readonly ObjectRef[] {
 }
 
 function isUsedBy(
-  { settings }: Sources,
-  { metadata, spec }: LLMInferenceService,
+  { globals: { settings }, bases }: Sources,
+  service: LLMInferenceService,
   namespace: string,
   name: string,
 ): boolean {
+  const { metadata } = service;
+  const spec = bases.of(service).effective;
   if (hasDefaultGateway(spec)) return settings.gateway.name === name && settings.gateway.namespace === namespace;
   const refs = [...(spec.router?.gateway?.refs ?? []), ...(spec.router?.route?.http?.spec?.parentRefs ?? [])];
   return refs.some((ref) => ref.name === name && (ref.namespace ?? metadata.namespace) === namespace);

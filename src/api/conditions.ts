@@ -30,6 +30,7 @@ export interface Condition {
 /** Reasons that the operator gives. A Deployment's own reasons are passed on beside these. */
 export const reasons = {
   stopped: 'Stopped',
+  configNotFound: 'ConfigNotFound',
   invalidSpec: 'InvalidRenderedConfig',
   nameTaken: 'NameTaken',
   applyFailed: 'ApplyFailed',

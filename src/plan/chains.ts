@@ -1,4 +1,5 @@
 import type { Check } from './check.ts';
+import { checkCombined } from './checks/presets.ts';
 import { checkGatewayApi, checkGatewayClass, checkInferencePoolApi } from './checks/router.ts';
 import { checkSpec } from './checks/spec.ts';
 import { checkLeaderWorkerSetApi } from './checks/workload.ts';
@@ -6,6 +7,8 @@ import type { CheckInput } from './observed.ts';
 
 /** What must hold before anything is rendered: children stay as they are while it does not. */
 export const beforeRendering: readonly Check<CheckInput>[] = [
+  // Nothing else can be said about a spec that does not come about.
+  checkCombined,
   // Admission says the same, but objects may be older than the webhook or have passed while it was away.
   checkSpec,
   // Without groups nothing could serve: what serves now, perhaps on one node, stays until they can be had.

@@ -46,10 +46,23 @@ export interface Surroundings {
   readonly urlScheme: 'http' | 'https';
 }
 
+/** How the effective spec came about: which base configurations the service is laid over. */
+export interface Combined {
+  /** Why there is no effective spec; what is there of children stays. */
+  readonly refusal?: Pick<Verdict, 'reason' | 'message'>;
+  /** Lowest first. */
+  readonly applied: NonNullable<NonNullable<LLMInferenceService['status']>['appliedConfigs']>;
+  /** `namespace/name` of the configuration that a field such as `spec.prefill.replicas` comes from; undefined: the service. */
+  readonly sourceOf: (path: string) => string | undefined;
+  /** What the user should know all the same. */
+  readonly notes: readonly string[];
+}
+
 /** What the checks judge. */
 export interface CheckInput {
   readonly service: LLMInferenceService;
   readonly effective: LLMInferenceServiceSpec;
+  readonly combined?: Combined;
   readonly surroundings: Surroundings;
 }
 

@@ -343,6 +343,21 @@ describe('checks', () => {
     });
   });
 
+  it('say which base configuration a violation comes from, and why there is no spec', () => {
+    const service = llmService({ spec: { router: { ingress: {} }, replicas: 1 } });
+    const input = { service, effective: service.spec, surroundings: surroundings() };
+    const sourceOf = (path: string) => (path === 'spec.router.ingress' ? 'team/base' : undefined);
+    const combined = { applied: [], sourceOf, notes: [] };
+    expect(firstViolation(beforeRendering, { ...input, combined })?.message).toMatch(
+      /^spec\.router\.ingress: .*not supported yet.*\(from LLMInferenceServiceConfig team\/base\)$/,
+    );
+    const refusal = { reason: 'ConfigNotFound', message: 'no base' };
+    expect(firstViolation(beforeRendering, { ...input, combined: { ...combined, refusal } })).toEqual({
+      condition: 'PresetsCombined',
+      ...refusal,
+    });
+  });
+
   it.each<[string, Partial<Surroundings>, RegExp | undefined]>([
     ['exists', {}, undefined],
     ['can be made', noGateway({ className: 'envoy' }), undefined],

@@ -37,8 +37,12 @@ export function isStopped(service: LLMInferenceService): boolean {
 /** The status of a service whose spec was rendered. `now` is an RFC 3339 time, taken where a condition changes. */
 export function statusOf(observed: Observed, now: string): LLMInferenceServiceStatus {
   const { service } = observed;
-  if (isStopped(service)) return stoppedStatus(service, now);
-  const combined = success(conditionTypes.presetsCombined);
+  if (isStopped(service)) return { ...stoppedStatus(service, now), ...appliedStatus(observed) };
+  const notes = observed.combined?.notes ?? [];
+  const combined: Finding = {
+    ...success(conditionTypes.presetsCombined),
+    ...(notes.length > 0 ? { message: notes.join('; ') } : {}),
+  };
   const problems = (observed.problems ?? []).map(
     ({ condition, reason, message }): Finding => ({ type: condition, isTrue: false, reason, message }),
   );
@@ -68,7 +72,12 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
     ...(addresses.length > 0 ? { addresses } : {}),
     ...routerStatus(observed),
     workloads: workloadStatus(observed),
+    ...appliedStatus(observed),
   };
+}
+
+function appliedStatus({ combined }: Observed): Pick<LLMInferenceServiceStatus, 'appliedConfigs'> {
+  return combined && combined.applied.length > 0 ? { appliedConfigs: combined.applied } : {};
 }
 
 /** The status of a service that could not be rendered or applied: the verdict, and everything else as it was. */

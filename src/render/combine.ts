@@ -1,3 +1,4 @@
+import type { Issue } from '../api/issue.ts';
 import { defaultService } from '../api/v1alpha2/defaults.ts';
 import {
   type LLMInferenceService,
@@ -10,7 +11,7 @@ import { completeSpec } from './complete-spec.ts';
 import { mergeKeys, mergeSpec } from './merge.ts';
 import { presetNames } from './preset-names.ts';
 import type { Value } from './template/value.ts';
-import { renderTemplate } from './template.ts';
+import { checkTemplate, renderTemplate } from './template.ts';
 import { type TemplateSettings, templateData, templateFunctions } from './template-data.ts';
 
 /** From a service and its base configurations to the spec that is rendered. */
@@ -135,6 +136,21 @@ function renderStrings(
       renderStrings(field, `${path}.${key}`, data, sourceOf),
     ]),
   );
+}
+
+/** What is wrong with the syntax of templates anywhere in a base configuration. */
+export function checkTemplates(value: unknown, path: string): readonly Issue[] {
+  if (typeof value === 'string') {
+    try {
+      checkTemplate(value, templateFunctions);
+      return [];
+    } catch (thrown) {
+      return [{ path, code: 'invalid', message: AppError.from(thrown).message }];
+    }
+  }
+  if (Array.isArray(value)) return value.flatMap((item, i) => checkTemplates(item, `${path}[${i}]`));
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([key, field]) => checkTemplates(field, `${path}.${key}`));
 }
 
 /** The schema of configurations is looser than that of services, and templates may make anything. */

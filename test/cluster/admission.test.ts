@@ -177,7 +177,6 @@ describe('a service', () => {
     ],
     ['scaling', { scaling: { maxReplicas: 2, keda } }, 'spec.scaling', notYet],
     ['tracing', { tracing: {} }, 'spec.tracing', notYet],
-    ['bases', { baseRefs: [{ name: 'x' }] }, 'spec.baseRefs', notYet],
     ['a group', { router: { route: { group: 'a', weight: 1 } } }, 'spec.router.route.group', notYet],
     [
       'a picker config of another kind',

@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { operatorSettings } from '../../controllers/config.ts';
 import { type ControllerConfig, startControllers } from '../../controllers/index.ts';
-import { clusterRules } from '../../controllers/permissions.ts';
+import { clusterRules, namespaceRules } from '../../controllers/permissions.ts';
 import type { Gateway, HTTPRoute } from '../../src/api/foreign/gateway-api.ts';
 import type { InferencePool } from '../../src/api/foreign/inference-pool.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
@@ -44,6 +44,7 @@ const config: ControllerConfig = {
   gatewayClass: '',
   gatewayPort: 80,
   urlScheme: 'http',
+  configPrefix: 'kserve-',
   vllmImage: operatorSettings.vllmImage.default,
   eppImage: operatorSettings.eppImage.default,
   sidecarImage: operatorSettings.sidecarImage.default,
@@ -120,10 +121,10 @@ async function operatorConnection(): Promise<ConnectionSettings> {
   return { ...settings, tls, authorization: async () => `Bearer ${answer.status.token}` };
 }
 
-const rbac = (kind: string, body: object): Manifest => ({
+const rbac = (kind: string, body: object, inNamespace?: string): Manifest => ({
   apiVersion: 'rbac.authorization.k8s.io/v1',
   kind,
-  metadata: { name: 'signalbox-operator' },
+  metadata: { name: 'signalbox-operator', ...(inNamespace === undefined ? {} : { namespace: inNamespace }) },
   ...body,
 });
 
@@ -140,6 +141,7 @@ beforeAll(async () => {
   admin = createClient(await loadKubeConfig({ path: plane.kubeconfigPath }), { log });
   await apply(
     ...readDefinitions('crds', 'serving.kserve.io_llminferenceservices.yaml'),
+    ...readDefinitions('crds', 'serving.kserve.io_llminferenceserviceconfigs.yaml'),
     { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'signalbox-system' } },
     {
       apiVersion: 'v1',
@@ -151,6 +153,15 @@ beforeAll(async () => {
       roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'signalbox-operator' },
       subjects: [{ kind: 'ServiceAccount', name: 'signalbox-operator', namespace: 'signalbox-system' }],
     }),
+    rbac('Role', { rules: namespaceRules }, 'signalbox-system'),
+    rbac(
+      'RoleBinding',
+      {
+        roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name: 'signalbox-operator' },
+        subjects: [{ kind: 'ServiceAccount', name: 'signalbox-operator', namespace: 'signalbox-system' }],
+      },
+      'signalbox-system',
+    ),
   );
   operator = await startOperator();
 }, 600_000);

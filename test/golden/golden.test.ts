@@ -3,17 +3,22 @@ import { join } from 'node:path';
 import { describe, expect, it } from '@jest/globals';
 import { parse, stringify } from 'yaml';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-inference-service-config.ts';
+import { combine } from '../../src/render/combine.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { render } from '../../src/render/render.ts';
+import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
 import { platform } from '../builders/service.ts';
 
 /**
- * `<case>/input.yaml` holds a `service`, or the `sample` that is one, and what differs of the `platform`;
+ * `<case>/input.yaml` holds a `service`, or the `sample` that is one, the `configs` that it is laid over, and what differs of the `platform`;
  * `<case>/expected.yaml` every manifest of it. UPDATE_GOLDEN=1 rewrites the latter.
  */
 interface Input {
   readonly sample?: string;
   readonly service?: LLMInferenceService;
+  /** Base configurations of the system namespace. */
+  readonly configs?: readonly LLMInferenceServiceConfig[];
   readonly platform?: Partial<Platform>;
 }
 
@@ -32,7 +37,21 @@ function renderCase(name: string): string {
     ...service,
     metadata: { namespace: 'default', uid: '00000000-0000-4000-8000-000000000001', generation: 1, ...service.metadata },
   };
-  const manifests = render({ service: live, effective: live.spec, platform: platform(input.platform) });
+  const facts = platform(input.platform);
+  const combination = combine({
+    service: live,
+    find: (wanted) => input.configs?.find(({ metadata }) => metadata.name === wanted),
+    prefix: 'kserve-',
+    settings: {
+      systemNamespace: 'signalbox-system',
+      gatewayName: facts.gateway.name,
+      gatewayNamespace: facts.gateway.namespace,
+      enableTls: false,
+      modelRoutingHeader,
+    },
+  });
+  if (combination.kind !== 'combined') throw new Error(combination.message);
+  const manifests = render({ service: live, effective: combination.effective, platform: facts });
   return manifests.map((manifest) => stringify(manifest, { aliasDuplicateObjects: false })).join('---\n');
 }
 

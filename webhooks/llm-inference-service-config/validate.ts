@@ -1,6 +1,7 @@
 import { formatIssues } from '../../src/api/issue.ts';
 import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-inference-service-config.ts';
-import { validateServiceConfig, warnServiceConfig } from '../../src/api/v1alpha2/validate.ts';
+import { validateServiceConfig } from '../../src/api/v1alpha2/validate.ts';
+import { checkTemplates } from '../../src/render/combine.ts';
 import { Capability, LLMInferenceServiceConfigKind, serviceConfigKind } from '../capability.ts';
 
 /** Refuses base configurations that could never be merged. */
@@ -13,6 +14,7 @@ validation
   .When(LLMInferenceServiceConfigKind, serviceConfigKind)
   .IsCreatedOrUpdated()
   .Validate((request) => {
-    const issues = validateServiceConfig(request.Raw as unknown as LLMInferenceServiceConfig);
-    return issues.length > 0 ? request.Deny(formatIssues(issues), 422) : request.Approve([...warnServiceConfig()]);
+    const config = request.Raw as unknown as LLMInferenceServiceConfig;
+    const issues = [...validateServiceConfig(config), ...checkTemplates(config.spec ?? {}, 'spec')];
+    return issues.length > 0 ? request.Deny(formatIssues(issues), 422) : request.Approve();
   });

@@ -37,7 +37,6 @@ const serviceRows: readonly Row[] = [
   },
   { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
   { path: 'tracing', what: 'tracing', remedy: 'remove it' },
-  { path: 'baseRefs', what: 'base configurations', remedy: 'write their fields into this service' },
 ];
 
 const annotationPrefix = 'serving.kserve.io/exp-dra-';

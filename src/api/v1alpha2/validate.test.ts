@@ -193,7 +193,6 @@ describe('validateService', () => {
     ],
     ['a tokenizer', { router: { scheduler: { tokenizer: {} } } }, 'spec.router.scheduler.tokenizer', notYet],
     ['tracing', { tracing: {} }, 'spec.tracing', notYet],
-    ['bases', { baseRefs: [{ name: 'b' }] }, 'spec.baseRefs', notYet],
 
     [
       'refs and a spec',

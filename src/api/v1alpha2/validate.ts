@@ -75,11 +75,6 @@ export function validateServiceConfig(config: LLMInferenceServiceConfig): readon
   return issues;
 }
 
-/** What a user should know about a base configuration that may be stored. */
-export function warnServiceConfig(): readonly string[] {
-  return ['LLMInferenceServiceConfig is stored but not applied: baseRefs of services are not supported yet'];
-}
-
 function isSame(a: unknown, b: unknown): boolean {
   // Both come from the API server, which writes keys in one order.
   return JSON.stringify(a) === JSON.stringify(b);

@@ -68,9 +68,24 @@ export function renderRoute(context: Context): readonly Manifest[] {
     );
   };
   return [
-    route('', [...(routeSpec?.rules ?? renderRules(context)), ...renderAdapterRules(context, beside)]),
+    route('', [
+      ...(routeSpec?.rules?.map((own) => withPool(context, own)) ?? renderRules(context)),
+      ...renderAdapterRules(context, beside),
+    ]),
     ...rest.map((adapters, i) => route(`-lora-${i + 1}`, renderAdapterRules(context, adapters))),
   ];
+}
+
+/** Rules of others that lead to the service's pool lead to it in the API that is served, or to the Service without one. */
+function withPool(context: Context, own: HTTPRouteRule): HTTPRouteRule {
+  const { pool, names } = context;
+  if (!own.backendRefs?.some(({ kind, name }) => kind === 'InferencePool' && name === names.pool)) return own;
+  const backendRefs = own.backendRefs.map((backend): HTTPBackendRef => {
+    if (backend.kind !== 'InferencePool' || backend.name !== names.pool) return backend;
+    if (pool) return { ...backend, group: pool };
+    return { ...backend, group: '', kind: 'Service', name: names.workloadService, port: backend.port ?? servingPort };
+  });
+  return { ...own, backendRefs };
 }
 
 function chunk<T>(list: readonly T[], size: number): readonly (readonly T[])[] {

@@ -1,0 +1,273 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { operatorSettings } from '../../controllers/config.ts';
+import { startControllers } from '../../controllers/index.ts';
+import { clusterRules, namespaceRules } from '../../controllers/permissions.ts';
+import type { Container } from '../../src/api/foreign/pod.ts';
+import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import { systemClock } from '../../src/clock.ts';
+import type { Client } from '../../src/kube/client.ts';
+import { loadKubeConfig } from '../../src/kube/config.ts';
+import type { KubeObject, Manifest } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { createClient } from '../../src/kube/rest-client.ts';
+import type { ControlPlane } from '../../src/local/control-plane.ts';
+import { applyManifests, parseManifests } from '../../src/local/install.ts';
+import { type Manager, startManager } from '../../src/runtime/manager.ts';
+import { createLogger } from '../../src/telemetry/log.ts';
+import { llmService } from '../builders/service.ts';
+import { eventually } from '../expect/eventually.ts';
+import { root, startTestControlPlane } from './control-plane.ts';
+
+/** Base configurations against a real API server, with the permissions of the chart. */
+
+const namespace = 'default';
+const system = 'signalbox-system';
+const log = createLogger({ name: 'test', level: 'fatal' });
+
+let plane: ControlPlane;
+let admin: Client;
+let client: Client;
+let manager: Manager;
+let reconciles = 0;
+const events: { readonly name: string; readonly reason: string; readonly message: string }[] = [];
+
+const group = 'rbac.authorization.k8s.io';
+const account = { kind: 'ServiceAccount', name: 'signalbox-operator', namespace: system };
+const rbac = (scope: 'Cluster' | '', rules: readonly unknown[]): readonly Manifest[] => {
+  const metadata = scope === '' ? { name: account.name, namespace: system } : { name: account.name };
+  const apiVersion = `${group}/v1`;
+  return [
+    { apiVersion, kind: `${scope}Role`, metadata, rules },
+    {
+      apiVersion,
+      kind: `${scope}RoleBinding`,
+      metadata,
+      roleRef: { apiGroup: group, kind: `${scope}Role`, name: account.name },
+      subjects: [account],
+    },
+  ];
+};
+
+const apply = (...manifests: readonly Manifest[]) =>
+  applyManifests(admin, manifests, { fieldManager: 'test', clock: systemClock });
+
+const definitions = (kind: string) => {
+  const file = join(root, 'crds', `serving.kserve.io_${kind}.yaml`);
+  return parseManifests(readFileSync(file, 'utf8'), file);
+};
+
+beforeAll(async () => {
+  plane = await startTestControlPlane({ serviceNetwork: '127.206' });
+  const settings = await loadKubeConfig({ path: plane.kubeconfigPath });
+  admin = createClient(settings, { log });
+  await apply(
+    ...definitions('llminferenceservices'),
+    ...definitions('llminferenceserviceconfigs'),
+    { apiVersion: 'v1', kind: 'Namespace', metadata: { name: system } },
+    { apiVersion: 'v1', kind: account.kind, metadata: { name: account.name, namespace: system } },
+    ...rbac('Cluster', clusterRules('signalbox')),
+    ...rbac('', namespaceRules),
+  );
+  const answer = await admin.request<{ readonly status: { readonly token: string } }>(
+    'POST',
+    `/api/v1/namespaces/${system}/serviceaccounts/${account.name}/token`,
+    { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds: 3600 } },
+  );
+  const { cert: _cert, key: _key, ...tls } = settings.tls;
+  client = createClient({ ...settings, tls, authorization: async () => `Bearer ${answer.status.token}` }, { log });
+  const defaults = Object.fromEntries(
+    Object.entries(operatorSettings).map(([name, setting]) => [name, setting.default]),
+  ) as unknown as Parameters<typeof startControllers>[0];
+  const set = await startControllers(
+    { ...defaults, systemNamespace: system },
+    {
+      client,
+      log,
+      events: {
+        record: (object: KubeObject, _type, reason, message) =>
+          void events.push({ name: object.metadata.name, reason, message }),
+      },
+    },
+  );
+  const metrics = {
+    reconciled: () => {
+      reconciles++;
+    },
+    observeQueue: () => {},
+  };
+  manager = startManager({ ...set }, { client, log, metrics });
+  await manager.started;
+}, 600_000);
+
+afterAll(async () => {
+  await manager?.close();
+  await client?.close();
+  await admin?.close();
+  await plane?.stop();
+}, 60_000);
+
+const service = (name: string, spec: Partial<LLMInferenceServiceSpec>): Manifest => {
+  const { metadata, ...rest } = llmService({ name, spec });
+  const { uid: _uid, generation: _generation, ...own } = metadata;
+  return { ...rest, metadata: own } as unknown as Manifest;
+};
+
+const config = (name: string, spec: object, inNamespace = namespace): Manifest => ({
+  apiVersion: 'serving.kserve.io/v1alpha2',
+  kind: 'LLMInferenceServiceConfig',
+  metadata: { name, namespace: inNamespace },
+  spec,
+});
+
+interface Deployment extends KubeObject {
+  readonly spec: {
+    readonly replicas?: number;
+    readonly template: {
+      readonly metadata: { readonly labels: Readonly<Record<string, string>> };
+      readonly spec: { readonly containers: readonly Container[] };
+    };
+  };
+}
+
+const deploymentOf = async (name: string) => {
+  const found = await admin.get<Deployment>(resources.deployments, { namespace, name: `${name}-kserve` });
+  if (!found) throw new Error(`no Deployment of ${name}`);
+  return found;
+};
+
+const statusOf = async (name: string) =>
+  (await admin.get<LLMInferenceService & KubeObject>(resources.llmInferenceServices, { namespace, name }))?.status;
+
+const presetsCombined = async (name: string) =>
+  (await statusOf(name))?.conditions?.find(({ type }) => type === 'PresetsCombined');
+
+describe('base configurations', () => {
+  it('are missing until they are made', async () => {
+    await apply(service('waiting', { baseRefs: [{ name: 'late' }] }));
+    await eventually(async () =>
+      expect(await presetsCombined('waiting')).toMatchObject({
+        status: 'False',
+        reason: 'ConfigNotFound',
+        message: expect.stringContaining('late in default nor in signalbox-system'),
+      }),
+    );
+    await expect(deploymentOf('waiting')).rejects.toThrow('no Deployment');
+    await apply(config('late', { replicas: 3 }));
+    await eventually(async () => expect((await deploymentOf('waiting')).spec.replicas).toBe(3));
+    await eventually(async () => {
+      expect(await presetsCombined('waiting')).toMatchObject({ status: 'True' });
+      expect((await statusOf('waiting'))?.appliedConfigs).toEqual([{ name: 'late', namespace, source: 'UserRef' }]);
+    });
+  });
+
+  it('wake their services when they change, and only theirs', async () => {
+    await apply(service('other', {}));
+    await eventually(() => deploymentOf('other'));
+    await settle();
+    const before = reconciles;
+    await apply(config('unrelated', { replicas: 9 }));
+    await settle();
+    expect(reconciles).toBe(before);
+    await apply(config('late', { replicas: 4 }));
+    await eventually(async () => expect((await deploymentOf('waiting')).spec.replicas).toBe(4));
+    await settle();
+    expect(reconciles - before).toBeLessThanOrEqual(3);
+  });
+
+  it('keep children as they are when they go', async () => {
+    await admin.delete(resources.llmInferenceServiceConfigs, { namespace, name: 'late' });
+    await eventually(async () => expect(await presetsCombined('waiting')).toMatchObject({ reason: 'ConfigNotFound' }));
+    expect((await deploymentOf('waiting')).spec.replicas).toBe(4);
+  });
+
+  it('are rendered: presets of the system namespace, those of the own namespace first', async () => {
+    const args = ['--label', '{{ .Spec.Labels.team }}', '{{ ChildName .ObjectMeta.Name `-x` }}'];
+    const template = (image: string) => ({ template: { containers: [{ name: 'main', image, args }] } });
+    await apply(config('kserve-config-llm-template', template('example.org/vllm:system'), system));
+    await apply(service('preset', { labels: { team: 'red' } }));
+    const mainOf = async () => (await deploymentOf('preset')).spec.template.spec.containers[0];
+    await eventually(async () => {
+      const main = await mainOf();
+      expect(main?.image).toBe('example.org/vllm:system');
+      expect(main?.args?.slice(-3)).toEqual(['--label', 'red', 'preset-x']);
+    });
+    await apply(config('kserve-config-llm-template', template('example.org/vllm:own')));
+    await eventually(async () => expect((await mainOf())?.image).toBe('example.org/vllm:own'));
+    await eventually(async () =>
+      expect((await statusOf('preset'))?.appliedConfigs).toEqual([
+        { name: 'kserve-config-llm-template', namespace, source: 'Preset' },
+      ]),
+    );
+    for (const at of [namespace, system])
+      await admin.delete(resources.llmInferenceServiceConfigs, { namespace: at, name: 'kserve-config-llm-template' });
+    await eventually(async () => expect((await mainOf())?.image).toBe(operatorSettings.vllmImage.default));
+  });
+
+  it('say which field of which configuration does not fit', async () => {
+    await apply(
+      config('ingress', { router: { ingress: {} } }),
+      config('broken', { labels: { a: '{{ .Spec.Nothing }}' } }),
+    );
+    await apply(service('refused', { baseRefs: [{ name: 'ingress' }] }));
+    await eventually(async () =>
+      expect(await presetsCombined('refused')).toMatchObject({
+        status: 'False',
+        reason: 'InvalidRenderedConfig',
+        message: expect.stringMatching(/spec\.router\.ingress: .*not supported yet.*default\/ingress/),
+      }),
+    );
+    await apply(service('unrendered', { baseRefs: [{ name: 'broken' }] }));
+    await eventually(async () =>
+      expect((await presetsCombined('unrendered'))?.message).toMatch(
+        /spec\.labels\.a: line 1: .*Nothing.*default\/broken/,
+      ),
+    );
+  });
+});
+
+describe('the global configuration', () => {
+  const name = 'inferenceservice-config';
+  const configMap = (ingress: string): Manifest => ({
+    apiVersion: 'v1',
+    kind: 'ConfigMap',
+    metadata: { name, namespace: system },
+    data: { ingress },
+  });
+  const gatewayOf = async () => {
+    const [only] = await eventually(async () => {
+      const deployment = await deploymentOf('globals');
+      return [deployment.spec.template.metadata.labels.gateway];
+    });
+    return only;
+  };
+
+  it('is read live; what is malformed is told, and the last good value stays', async () => {
+    await apply(config('show', { labels: { gateway: '{{ .GlobalConfig.IngressGatewayName }}' } }));
+    await apply(service('globals', { baseRefs: [{ name: 'show' }] }));
+    await eventually(async () => expect(await gatewayOf()).toBe('signalbox-gateway'));
+    await apply(configMap('{"kserveIngressGateway":"kserve/mine","urlScheme":"https"}'));
+    await eventually(async () => expect(await gatewayOf()).toBe('mine'));
+    await apply(configMap('{"kserveIngressGateway":'));
+    await eventually(async () =>
+      expect(await presetsCombined('globals')).toMatchObject({
+        status: 'True',
+        message: expect.stringContaining('ConfigMap signalbox-system/inferenceservice-config: ingress: '),
+      }),
+    );
+    expect(await gatewayOf()).toBe('mine');
+    expect(events.filter(({ reason }) => reason === 'InvalidConfiguration')).toHaveLength(1);
+    await admin.delete(resources.configMaps, { namespace: system, name });
+    await eventually(async () => expect(await gatewayOf()).toBe('signalbox-gateway'));
+    await eventually(async () => expect((await presetsCombined('globals'))?.message).toBeUndefined());
+  });
+});
+
+async function settle(): Promise<void> {
+  let before = -1;
+  while (before !== reconciles) {
+    before = reconciles;
+    await new Promise((resolve) => setTimeout(resolve, 400));
+  }
+}
