@@ -104,6 +104,12 @@ export const eppSettings = {
     description: 'older metrics count as unknown',
     default: 2000,
   }),
+  endpointFailureThreshold: setting.integer({
+    flag: 'endpoint-failure-threshold',
+    description: 'answers 500, 502, 503 or 504 in turn after which an endpoint is avoided for 5s to 60s; 0 for never',
+    default: 3,
+    max: 1000,
+  }),
   explainRequests: setting.integer({
     flag: 'explain-requests',
     description: 'latest requests whose choice /debug/explain on the metrics port can explain; 0 for none',

@@ -7,6 +7,7 @@ import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Datastore, LiveEndpoint, Snapshot } from './datalayer/datastore.ts';
 import type { LiveLoad } from './datalayer/live-load.ts';
+import type { Outcomes } from './datalayer/outcomes.ts';
 import { type Explanation, Trace, type TraceRing } from './explain.ts';
 import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
@@ -77,6 +78,7 @@ export function createDirector(deps: {
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
   readonly traces: TraceRing;
+  readonly outcomes: Outcomes;
   readonly clock: Clock;
   readonly log: Logger;
 }) {
@@ -125,6 +127,7 @@ export function createDirector(deps: {
           completion?.stream ?? false,
           inbound.bodyBytes,
           metrics,
+          deps.outcomes,
           clock,
         ),
       };
@@ -251,7 +254,9 @@ export class WatchedExchange {
   readonly #clock: Clock;
   readonly #startMs: number;
   readonly #isStreaming: boolean;
-  readonly #endDecode: () => void;
+  readonly #decision: Decision;
+  readonly #outcomes: Outcomes;
+  #endDecode: () => void;
   #endPrefill: (() => void) | undefined;
   #tokens: { readonly load: LiveLoad; readonly tokens: number }[] = [];
   #status = 0;
@@ -265,8 +270,11 @@ export class WatchedExchange {
     isStreaming: boolean,
     bodyBytes: number,
     metrics: ModelMetrics,
+    outcomes: Outcomes,
     clock: Clock,
   ) {
+    this.#decision = decision;
+    this.#outcomes = outcomes;
     this.#metrics = metrics;
     this.#clock = clock;
     this.#startMs = clock.now();
@@ -296,8 +304,21 @@ export class WatchedExchange {
     metrics.running.inc();
   }
 
-  onResponseHeaders(headers: readonly string[], _served: string | undefined): void {
+  /** @param served `ip:port` of the endpoint that answered, where the gateway tells: it may be a fallback */
+  onResponseHeaders(headers: readonly string[], served: string | undefined): void {
     this.#status = Number(headerOf(headers, ':status') ?? 0);
+    const planned: readonly Endpoint[] = this.#decision.endpoints;
+    const server = served === undefined ? planned[0] : this.#outcomes.endpointAt(served);
+    if (server === undefined) return;
+    // By address: an endpoint whose labels have changed since is another object.
+    const at = planned.findIndex(({ hostPort }) => hostPort === server.hostPort);
+    if (at !== 0) {
+      for (const passed of planned.slice(0, at < 0 ? 1 : at)) this.#outcomes.unreachable(passed as LiveEndpoint);
+      // The work is where the answer comes from.
+      this.#endDecode();
+      this.#endDecode = begin(server);
+    }
+    this.#outcomes.answered(server as LiveEndpoint, this.#status);
   }
 
   onResponseBody(body: Buffer): void {

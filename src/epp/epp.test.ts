@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import grpc from '@grpc/grpc-js';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import protobuf from 'protobufjs';
 import { systemClock } from '../clock.ts';
 import { silentLogger } from '../telemetry/log.ts';
@@ -248,6 +248,92 @@ async function until(condition: () => boolean, what: string): Promise<void> {
 async function metricsPage(from = epp): Promise<string> {
   return (await fetch(`http://127.0.0.1:${from.metricsPort}/metrics`)).text();
 }
+
+describe('an endpoint that fails', () => {
+  const twoPods = threePods.replace(/.*p0.*\n/, '');
+  const answer = (status: string, served?: string) => ({
+    response_headers: {
+      headers: { headers: [{ key: ':status', raw_value: Buffer.from(status).toString('base64') }] },
+      end_of_stream: true,
+    },
+    ...(served === undefined
+      ? {}
+      : {
+          metadata_context: {
+            filter_metadata: {
+              'envoy.lb': { fields: { 'x-gateway-destination-endpoint-served': { string_value: served } } },
+            },
+          },
+        }),
+  });
+  let picker: Epp;
+  let gateway: InstanceType<typeof ProcessorClient>;
+  const open = async (flags: readonly string[] = []) => {
+    picker = await start(twoPods, flags);
+    gateway = new ProcessorClient(`127.0.0.1:${picker.grpcPort}`, grpc.credentials.createInsecure());
+  };
+  afterEach(async () => {
+    gateway.close();
+    await picker.close();
+  });
+  /** One request, answered by the endpoint itself or by `served`. */
+  const exchange = async (respond: (picked: string) => object): Promise<string> => {
+    const stream = new Stream(gateway).send(requestHeaders(), requestBody(chat('who fails')));
+    const picked = (await stream.next()).set['x-gateway-destination-endpoint'] ?? '';
+    await stream.next();
+    stream.send(respond(picked));
+    await stream.next();
+    stream.end();
+    await stream.status();
+    return picked;
+  };
+  const avoided = () =>
+    picker.datastore.snapshot.endpoints.filter(({ load }) => load.isAvoided).map(({ name }) => name);
+
+  it('is avoided after three failures in turn; the last one left never is', async () => {
+    await open();
+    const bad = '10.0.0.1:8000';
+    const seen: string[] = [];
+    for (let i = 0; i < 12; i++) seen.push(await exchange((picked) => answer(picked === bad ? '503' : '200')));
+    expect(avoided()).toEqual(['d0']);
+    // The prefix is known at one of them, which may be either; once it is avoided it gets nothing.
+    expect(seen.filter((picked) => picked === bad)).toHaveLength(3);
+    for (let i = 0; i < 6; i++) await exchange(() => answer('500'));
+    expect(avoided()).toEqual(['d0']);
+    const page = await metricsPage(picker);
+    expect(page).toMatch(/signalbox_epp_endpoint_avoidances_total\{endpoint_name="d0"\} 1/);
+    expect(page).toMatch(/signalbox_epp_avoided_endpoints\{name="p"\} 1/);
+    expect(page).toMatch(/llm_d_epp_request_error_total\{[^}]*error_code="503"\} 3/);
+    expect(page).toMatch(/llm_d_epp_request_error_total\{[^}]*error_code="500"\} 6/);
+    const explained = await fetch(`http://127.0.0.1:${picker.metricsPort}/debug/explain?request=r-1`);
+    const { profiles } = (await explained.json()) as Explanation;
+    expect(profiles[0]?.candidates.map(({ droppedBy }) => droppedBy)).toEqual(['failed lately', undefined]);
+  });
+
+  it('is forgiven by an answer, and client errors are answers', async () => {
+    await open();
+    for (const status of ['503', '502', '200', '504', '500', '404', '429', '503', '500']) {
+      await exchange(() => answer(status));
+      expect(avoided()).toEqual([]);
+    }
+  });
+
+  it('is never avoided when that is turned off', async () => {
+    await open(['--endpoint-failure-threshold=0']);
+    for (let i = 0; i < 8; i++) await exchange(() => answer('503'));
+    expect(avoided()).toEqual([]);
+  });
+
+  it('is the one that the gateway could not reach, not the fallback that served', async () => {
+    await open();
+    for (let i = 0; i < 4 && avoided().length === 0; i++) {
+      await exchange((picked) => answer('200', picked === '10.0.0.1:8000' ? '10.0.0.2:8000' : '10.0.0.1:8000'));
+    }
+    for (let i = 0; i < 4; i++) await exchange(() => answer('200', '10.0.0.2:8000'));
+    expect(avoided()).toEqual(['d0']);
+    expect(picker.datastore.snapshot.endpoints.map(({ load }) => load.inFlight)).toEqual([0, 0]);
+  });
+});
 
 describe('a request', () => {
   it('can be explained afterwards: candidates, verdicts, scores, age of the metrics', async () => {

@@ -69,6 +69,8 @@ export class EppTelemetry {
   readonly #running = this.#gauge(eppMetrics.requestsRunning);
   readonly #attempts = this.#counter(eppMetrics.schedulerAttempts);
   readonly #pluginFailures = this.#counter(eppMetrics.pluginFailures);
+  readonly #avoidances = this.#counter(eppMetrics.avoidances);
+  readonly #avoidedNames = new Set<string>();
   readonly #disagg = this.#counter(eppMetrics.disaggDecisions);
 
   constructor(options: {
@@ -84,6 +86,9 @@ export class EppTelemetry {
     const { datastore, poolName } = options;
     this.#gauge(eppMetrics.streamsInFlight, (gauge) => gauge.set(options.openStreams()));
     this.#gauge(eppMetrics.readyEndpoints, (gauge) => gauge.labels(poolName).set(datastore.snapshot.readyCount));
+    this.#gauge(eppMetrics.avoidedEndpoints, (gauge) =>
+      gauge.labels(poolName).set(datastore.snapshot.endpoints.filter(({ load }) => load.isAvoided).length),
+    );
     const known = () => datastore.snapshot.endpoints.filter(({ isReady, load }) => isReady && load.isKnown);
     const mean = (metric: EppMetric, of: (load: ReturnType<typeof known>[number]['load']) => number): void => {
       this.#gauge(metric, (gauge) => {
@@ -108,6 +113,13 @@ export class EppTelemetry {
         });
       }
     });
+  }
+
+  /** That endpoint is avoided from now on, for a while. */
+  avoided(endpoint: string): void {
+    const isKept = this.#avoidedNames.has(endpoint) || this.#avoidedNames.size < maxEndpoints;
+    if (isKept) this.#avoidedNames.add(endpoint);
+    this.#avoidances.labels(isKept ? endpoint : 'other').inc();
   }
 
   /** A choice was made without that plugin's say. */

@@ -7,6 +7,7 @@ import type { EppConfig } from './config.ts';
 import { Datastore } from './datalayer/datastore.ts';
 import { engines } from './datalayer/engines.ts';
 import { startFileSource } from './datalayer/file-source.ts';
+import { createOutcomes } from './datalayer/outcomes.ts';
 import { poolResources, startPoolSource, startSelectorSource, type Watches } from './datalayer/pool-source.ts';
 import { type Scraper, startScraper } from './datalayer/scraper.ts';
 import { createTurnClock } from './datalayer/turn-clock.ts';
@@ -73,6 +74,14 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
   const director = createDirector({
     datastore,
     traces,
+    outcomes: createOutcomes({
+      datastore,
+      threshold: config.endpointFailureThreshold,
+      onAvoid: ({ id, name }) => {
+        telemetry?.avoided(name);
+        log.warn({ endpoint: id }, 'the endpoint fails again and again and is avoided for a while');
+      },
+    }),
     scheduler: new Scheduler(built.parts),
     telemetry,
     isSubsetHonoured: !config.disableEndpointSubsetFilter,

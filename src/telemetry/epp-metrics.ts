@@ -121,6 +121,12 @@ export const eppMetrics = {
     'Choices made without the say of a plugin: it threw, was late, gave no number, or is down.',
     ['plugin_name', 'reason'],
   ),
+  avoidances: counter(
+    'signalbox_epp_endpoint_avoidances_total',
+    'Times that an endpoint failed so often in turn that it was avoided for a while.',
+    ['endpoint_name'],
+  ),
+  avoidedEndpoints: gauge('signalbox_epp_avoided_endpoints', 'Endpoints that are avoided at the moment.', ['name']),
   readyEndpoints: gauge('llm_d_epp_ready_endpoints', 'Endpoints that can be chosen.', ['name']),
   averageQueue: gauge('llm_d_epp_average_queue_size', 'Mean queue of the ready endpoints with known load.', ['name']),
   averageRunning: gauge(

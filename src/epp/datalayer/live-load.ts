@@ -12,6 +12,10 @@ export interface Reading {
   readonly custom?: Readonly<Record<string, number>>;
 }
 
+/** How long an endpoint that fails is avoided, at first and at most. */
+const minAvoidMs = 5_000;
+const maxAvoidMs = 60_000;
+
 /** Time constant of the request rate, seconds. */
 const rateWindowS = 5;
 
@@ -30,6 +34,9 @@ export class LiveLoad implements Load {
   #sent = 0;
   #inFlight = 0;
   #inFlightTokens = 0;
+  #failuresInTurn = 0;
+  #avoidMs = minAvoidMs;
+  #avoidedUntilMs = 0;
   /** Turn of the last request that the reading covers, and how many later ones have ended. */
   #coveredTurn = 0;
   #endedAfterCovered = 0;
@@ -101,6 +108,27 @@ export class LiveLoad implements Load {
       if (turn > this.#coveredTurn) this.#endedAfterCovered++;
       if (turn > this.#scrapeTurn) this.#endedAfterScrape++;
     };
+  }
+
+  get isAvoided(): boolean {
+    return this.#avoidedUntilMs !== 0 && this.#clock.now() < this.#avoidedUntilMs;
+  }
+
+  /** An answer that was no failure of the endpoint. */
+  succeeded(): void {
+    this.#failuresInTurn = 0;
+    this.#avoidMs = minAvoidMs;
+  }
+
+  /** A failure of the endpoint; returns how many there have been in turn. */
+  failed(): number {
+    return ++this.#failuresInTurn;
+  }
+
+  /** Stays away from the endpoint for a while, each time for longer; after that the next failure counts at once. */
+  avoid(): void {
+    this.#avoidedUntilMs = this.#clock.now() + this.#avoidMs;
+    this.#avoidMs = Math.min(2 * this.#avoidMs, maxAvoidMs);
   }
 
   /** Counts prompt tokens as to be computed; call with their negative once they are. */

@@ -19,6 +19,8 @@ export interface Load {
   readonly requestsPerSecond: number;
   /** LoRA adapters, where the engine tells. */
   readonly adapters: Adapters | undefined;
+  /** It failed several requests in turn lately: to be chosen only when there is nobody else. */
+  readonly isAvoided: boolean;
   /** Milliseconds since the epoch of the last reading; −Infinity before the first. */
   readonly readAtMs: number;
   /** Further figures of the last reading, by the keys that the configuration gives them. */

@@ -17,6 +17,7 @@ interface Parts {
   readonly report?: (plugin: string, reason: PluginFailure, message: string) => void;
 }
 
+const isAvoided = ({ load }: Endpoint): boolean => load.isAvoided;
 const keepReady = createStaticFilter((endpoint) => endpoint.isReady);
 
 /** What one run of a profile saw and chose. */
@@ -60,7 +61,7 @@ export class ProfileResult {
   }
 
   report(): ProfileReport {
-    const verdicts = ['not ready', ...this.#parts.filters.map((filter) => filter.name)];
+    const verdicts = ['not ready', ...this.#parts.filters.map((filter) => filter.name), 'failed lately'];
     const candidates = (this.#steps[0] ?? []).map((endpoint): CandidateReport => {
       const isPicked = this.picked.includes(endpoint);
       const dropped = this.#steps.findIndex((left) => !left.includes(endpoint));
@@ -98,6 +99,12 @@ export class Profile {
     for (const filter of filters) {
       if (left.length === 0) break;
       left = filter.filter(cycle, left);
+      steps.push(left);
+    }
+    if (left.some(isAvoided)) {
+      const sound = left.filter((endpoint) => !isAvoided(endpoint));
+      // Endpoints that fail are better than none.
+      if (sound.length > 0) left = sound;
       steps.push(left);
     }
     const count = left.length;

@@ -19,6 +19,7 @@ const idle: Load = {
   requestsPerSecond: 0,
   adapters: undefined,
   readAtMs: 0,
+  isAvoided: false,
   custom: undefined,
   inFlightTokens: 0,
 };
