@@ -77,7 +77,7 @@ afterAll(async () => {
 async function awaitWebhooks(): Promise<void> {
   for (let i = 0; i < 100; i++) {
     const defaulted = await dryRun(service('probe')).catch(() => undefined);
-    const refused = await dryRun(service('probe', { tracing: {} })).then(
+    const refused = await dryRun(service('probe', { router: { ingress: {} } })).then(
       () => false,
       () => true,
     );
@@ -168,15 +168,14 @@ describe('a service', () => {
       'spec.model.lora.adapters[0].name',
       'path traversal risk',
     ],
-    ['several nodes', { worker: {} }, 'spec.worker', notYet],
+    ['several nodes', { worker: {} }, 'spec.worker', 'parallelism must be configured'],
     [
       'data parallelism',
       { prefill: { parallelism: { data: 2, dataLocal: 1 } } },
       'spec.prefill.parallelism.data',
-      notYet,
+      'needs 2 pods a replica',
     ],
     ['scaling', { scaling: { maxReplicas: 2, keda } }, 'spec.scaling', notYet],
-    ['tracing', { tracing: {} }, 'spec.tracing', notYet],
     ['a group', { router: { route: { group: 'a', weight: 1 } } }, 'spec.router.route.group', notYet],
     [
       'a picker config of another kind',
@@ -336,8 +335,8 @@ describe('a service', () => {
   });
 
   it('is told everything at once', async () => {
-    const message = await refusal(service('chat', { tracing: {}, worker: {}, prefill: { worker: {} } }));
-    for (const path of ['spec.worker: {', 'spec.prefill.worker: {', 'spec.tracing: {}'])
+    const message = await refusal(service('chat', { router: { ingress: {} }, worker: {}, prefill: { worker: {} } }));
+    for (const path of ['spec.worker: ', 'spec.prefill.worker: ', 'spec.router.ingress: {}'])
       expect(message).toContain(path);
   });
 

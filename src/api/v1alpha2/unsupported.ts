@@ -13,10 +13,7 @@ interface Row {
 }
 
 /** Fields of `spec` and of `spec.prefill` alike. */
-const workloadRows: readonly Row[] = [
-  { path: 'scaling', what: 'autoscaling', remedy: 'set replicas' },
-  { path: 'kvCacheOffloading', what: 'offloading of the KV cache', remedy: 'remove it' },
-];
+const workloadRows: readonly Row[] = [{ path: 'scaling', what: 'autoscaling', remedy: 'set replicas' }];
 
 const serviceRows: readonly Row[] = [
   ...workloadRows,
@@ -36,7 +33,6 @@ const serviceRows: readonly Row[] = [
     remedy: 'put it into router.scheduler.config.inline',
   },
   { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
-  { path: 'tracing', what: 'tracing', remedy: 'remove it' },
 ];
 
 const annotationPrefix = 'serving.kserve.io/exp-dra-';

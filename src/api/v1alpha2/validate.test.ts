@@ -41,6 +41,19 @@ describe('validateService', () => {
         },
       },
     ],
+    ['tracing', { tracing: {} }],
+    [
+      'tiers for the KV cache',
+      {
+        kvCacheOffloading: {
+          cpu: '100Gi',
+          secondary: [
+            { fileSystem: { emptyDir: { size: '1Ti' } } },
+            { fileSystem: { pvc: { ref: { name: 'c', path: 'a/b' } } } },
+          ],
+        },
+      },
+    ],
     ['a bucket', { model: { uri: 's3://bucket/x' } }],
     ['a claim', { model: { uri: 'pvc://claim/x' } }],
     [
@@ -169,7 +182,54 @@ describe('validateService', () => {
       'maxCpuAdapters must be at least 1',
     ],
     ['scaling', { scaling: { maxReplicas: 2, keda: { triggers: [{}] } } }, 'spec.scaling', notYet],
-    ['offloading', { kvCacheOffloading: { cpu: '1Gi' } }, 'spec.kvCacheOffloading', notYet],
+    [
+      'offloading without memory',
+      { kvCacheOffloading: { secondary: [{ fileSystem: { emptyDir: {} } }] } as never },
+      'spec.kvCacheOffloading.cpu',
+      'cpu must be set when secondary tiers are configured',
+    ],
+    [
+      'no memory at all',
+      { prefill: { kvCacheOffloading: { cpu: '0' } } },
+      'spec.prefill.kvCacheOffloading.cpu',
+      'must be greater than zero',
+    ],
+    [
+      'a tier of nothing',
+      { kvCacheOffloading: { cpu: '1Gi', secondary: [{}] } },
+      'spec.kvCacheOffloading.secondary[0].fileSystem',
+      'only fileSystem tiers are supported; fileSystem must be set',
+    ],
+    [
+      'a tier in no place',
+      { kvCacheOffloading: { cpu: '1Gi', secondary: [{ fileSystem: {} }] } },
+      'spec.kvCacheOffloading.secondary[0].fileSystem',
+      'exactly one of emptyDir or pvc must be set',
+    ],
+    [
+      'a tier in two places',
+      { kvCacheOffloading: { cpu: '1Gi', secondary: [{ fileSystem: { emptyDir: {}, pvc: { spec: {} } } }] } },
+      'spec.kvCacheOffloading.secondary[0].fileSystem',
+      'must be set; multiple are set',
+    ],
+    [
+      'a claim of no kind',
+      { kvCacheOffloading: { cpu: '1Gi', secondary: [{ fileSystem: { pvc: {} } }] } },
+      'spec.kvCacheOffloading.secondary[0].fileSystem.pvc',
+      'exactly one of spec or ref must be set',
+    ],
+    [
+      'a claim without name',
+      { kvCacheOffloading: { cpu: '1Gi', secondary: [{ fileSystem: { pvc: { ref: { path: 'x' } } } }] } },
+      'spec.kvCacheOffloading.secondary[0].fileSystem.pvc.ref.name',
+      'name is required',
+    ],
+    [
+      'a claim and a path that climbs',
+      { kvCacheOffloading: { cpu: '1Gi', secondary: [{ fileSystem: { pvc: { ref: { name: 'c', path: '../x' } } } }] } },
+      'spec.kvCacheOffloading.secondary[0].fileSystem.pvc.ref.path',
+      'must be a path inside the claim',
+    ],
     [
       'routes of your own',
       { router: { route: { http: { refs: [{ name: 'r' }] } } } },
@@ -192,7 +252,6 @@ describe('validateService', () => {
       notYet,
     ],
     ['a tokenizer', { router: { scheduler: { tokenizer: {} } } }, 'spec.router.scheduler.tokenizer', notYet],
-    ['tracing', { tracing: {} }, 'spec.tracing', notYet],
 
     [
       'refs and a spec',
@@ -340,12 +399,14 @@ describe('validateService', () => {
   });
 
   it('says everything at once', () => {
-    const issues = validateService(service({ model: { uri: 'x' }, worker: {}, tracing: {}, prefill: { worker: {} } }));
+    const issues = validateService(
+      service({ model: { uri: 'x' }, worker: {}, router: { ingress: {} }, prefill: { worker: {} } }),
+    );
     expect(issues.map(({ path }) => path)).toEqual([
       'spec.model.uri',
       'spec.worker',
       'spec.prefill.worker',
-      'spec.tracing',
+      'spec.router.ingress',
     ]);
   });
 

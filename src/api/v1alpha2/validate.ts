@@ -50,6 +50,9 @@ export function warnService(service: LLMInferenceService): readonly string[] {
       'spec.router.route.http.spec.parentRefs can be omitted when spec.router.gateway.refs is set; the operator writes them from there',
     );
   }
+  if (spec.tracing && spec.router?.scheduler) {
+    warnings.push('spec.tracing: model servers send traces; the endpoint picker of Signalbox sends none yet');
+  }
   if (spec.model.confidential?.enabled && /^(pvc|oci|oci\+native):/.test(spec.model.uri)) {
     warnings.push(
       `spec.model.confidential: has no effect with ${showValue(spec.model.uri)}; only weights that are copied into the pod are decrypted`,
@@ -172,6 +175,7 @@ function checkWorkload(workload: WorkloadSpec, path: string): readonly Issue[] {
     ...checkTemplate(workload.template, `${path}.template`),
     ...checkTemplate(workload.worker, `${path}.worker`),
     ...checkRollout(workload.rolloutStrategy, `${path}.rolloutStrategy`),
+    ...checkOffloading(workload.kvCacheOffloading, `${path}.kvCacheOffloading`),
   ];
 }
 
@@ -275,6 +279,42 @@ function checkRollout(strategy: WorkloadSpec['rolloutStrategy'], path: string): 
       code: 'invalid',
       message: 'maxUnavailable and maxSurge cannot both be zero; no pod could ever be replaced',
     });
+  }
+  return issues;
+}
+
+/** Host memory is the tier that all others hang on, and each of those is exactly one kind of place. */
+function checkOffloading(offloading: WorkloadSpec['kvCacheOffloading'], path: string): readonly Issue[] {
+  if (!offloading) return [];
+  const issues: Issue[] = [];
+  const add = (at: string, code: Issue['code'], message: string) =>
+    issues.push({ path: `${path}${at}`, code, message });
+  const positive = (at: string, amount: string | number) => {
+    if (/^\+?(?=.*[1-9])/.test(String(amount).replace(/[eE].*/, ''))) return;
+    add(at, 'invalid', `${showValue(amount)}: must be greater than zero; write an amount such as 100Gi`);
+  };
+  const tiers = offloading.secondary ?? [];
+  const cpu = (offloading as { readonly cpu?: string | number }).cpu;
+  if (cpu !== undefined && cpu !== '') positive('.cpu', cpu);
+  else if (tiers.length > 0) add('.cpu', 'required', 'cpu must be set when secondary tiers are configured');
+  for (const [i, { fileSystem }] of tiers.entries()) {
+    const at = `.secondary[${i}].fileSystem`;
+    if (!fileSystem) {
+      add(at, 'required', 'only fileSystem tiers are supported; fileSystem must be set');
+      continue;
+    }
+    const { emptyDir, pvc } = fileSystem;
+    if ((emptyDir === undefined) === (pvc === undefined)) {
+      add(at, 'invalid', `exactly one of emptyDir or pvc must be set${emptyDir ? '; multiple are set' : ''}`);
+      continue;
+    }
+    if (emptyDir?.size !== undefined) positive(`${at}.emptyDir.size`, emptyDir.size);
+    if (!pvc) continue;
+    if ((pvc.spec === undefined) === (pvc.ref === undefined))
+      add(`${at}.pvc`, 'invalid', `exactly one of spec or ref must be set${pvc.spec ? '; multiple are set' : ''}`);
+    else if (pvc.ref && !pvc.ref.name) add(`${at}.pvc.ref.name`, 'required', 'name is required');
+    else if (pvc.ref?.path?.split('/').some((part) => part === '..') || pvc.ref?.path?.startsWith('/'))
+      add(`${at}.pvc.ref.path`, 'invalid', `${showValue(pvc.ref.path)}: must be a path inside the claim, without ".."`);
   }
   return issues;
 }

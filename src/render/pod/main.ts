@@ -5,11 +5,13 @@ import type { NodePart } from '../../api/v1alpha2/parallelism.ts';
 import type { Context } from '../input.ts';
 import type { Role } from '../labels.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
+import { growForOffloading, renderKvTransfer, renderTiers, requireOffloading } from './kv-cache.ts';
 import { renderLoraArgs } from './lora.ts';
 import { hostAddressVariable, rankAnnotation, rankFiles, ranksFolder, renderParallelArgs } from './parallel-args.ts';
 import { renderModelProbes } from './probes.ts';
 import { completeResources } from './resources.ts';
 import { renderStorage, type Storage, withoutStorage } from './storage.ts';
+import { renderTracingArgs, tracingEnvironment } from './tracing.ts';
 import { passToScript, renderVllmArgs, splitWords } from './vllm-args.ts';
 
 /** The container that serves the model. */
@@ -89,13 +91,15 @@ export function renderModelPod(
           ]
         : []),
       ...storage.volumes,
+      ...renderTiers(workload.kvCacheOffloading).volumes,
     ],
   };
   const others = (template?.containers ?? []).filter((container) => container.name !== mainContainer);
   const initContainers = withoutStorage(template?.initContainers);
   const { initContainers: _all, ...rest } = template ?? {};
   const merged = mergePod(ours, { ...rest, containers: [], ...(initContainers.length > 0 ? { initContainers } : {}) });
-  return { ...merged, containers: [completeResources(main), ...others.map(completeResources)] };
+  const containers = [completeResources(main), ...others.map(completeResources)];
+  return growForOffloading({ ...merged, containers }, mainContainer, workload.kvCacheOffloading);
 }
 
 /** What container `main` depends on. */
@@ -122,9 +126,13 @@ function renderMain(input: MainInput, theirs: Container | undefined): Container 
   const { context, workload, role, part, storage } = input;
   const ours = renderOwnMain(input);
   // A command of the user's is run as written: our arguments belong to `vllm serve` alone.
-  const features = renderLoraArgs(context.effective, context.namespace, storage.modules);
+  const features = [
+    ...renderLoraArgs(context.effective, context.namespace, storage.modules),
+    ...renderTracingArgs(context),
+  ];
   if (theirs?.command !== undefined) return mergeContainer(ours, passToScript(theirs, features));
 
+  if (workload.kvCacheOffloading) requireOffloading(theirs?.image ?? context.platform.images.vllm);
   const added = theirs?.env?.find((variable) => variable.name === additionalArgs)?.value;
   const own = [...(added === undefined ? [] : splitWords(added)), ...(theirs?.args ?? [])];
   const args = renderVllmArgs({
@@ -132,8 +140,7 @@ function renderMain(input: MainInput, theirs: Container | undefined): Container 
     servedNames: [context.modelName, `publishers/${context.namespace}/models/${context.modelName}`],
     port: vllmPortOf(role),
     parallel: renderParallelArgs(workload.parallelism, part, own),
-    features,
-    kvTransfer: role !== 'both',
+    features: [...features, ...renderKvTransfer(role !== 'both', workload.kvCacheOffloading)],
     own,
   });
   return { ...mergeContainer(ours, { ...theirs, name: mainContainer }), args: [...args, ...own] };
@@ -160,6 +167,7 @@ function renderOwnMain({ context, workload, role, part, storage }: MainInput): C
             { name: 'VLLM_NIXL_SIDE_CHANNEL_HOST', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
             { name: 'VLLM_NIXL_SIDE_CHANNEL_PORT', value: '5600' },
           ]),
+      ...tracingEnvironment(context, role),
       ...storage.env,
     ],
     ...(storage.envFrom.length > 0 ? { envFrom: storage.envFrom } : {}),
@@ -187,6 +195,7 @@ function renderOwnMain({ context, workload, role, part, storage }: MainInput): C
         ? [{ mountPath: ranksFolder, name: ranksVolume, readOnly: true }]
         : []),
       ...storage.mounts,
+      ...renderTiers(workload.kvCacheOffloading).mounts,
     ],
   };
 }

@@ -18,14 +18,9 @@ export interface VllmOptions {
   readonly parallel: readonly string[];
   /** Flags with their values that features bring, in order. */
   readonly features: readonly (readonly string[])[];
-  /** Set when KV blocks travel between prefill and decode pods. */
-  readonly kvTransfer: boolean;
   /** Arguments that the user adds, in order; they win over ours. */
   readonly own: readonly string[];
 }
-
-/** How KV blocks travel: over NIXL, each pod both sending and receiving. */
-export const nixlTransferConfig = '{"kv_connector":"NixlConnector","kv_role":"kv_both"}';
 
 /** The arguments after `vllm serve`, without the user's own; what the user sets is left out of ours. */
 export function renderVllmArgs(options: VllmOptions): readonly string[] {
@@ -40,7 +35,6 @@ export function renderVllmArgs(options: VllmOptions): readonly string[] {
     // The picker and the sidecar learn from it how much of a prompt was cached.
     ...(hasFlag(own, '--no-enable-prompt-tokens-details') ? [] : flag('--enable-prompt-tokens-details')),
     ...options.features.flatMap(([name = '', ...values]) => flag(name, ...values)),
-    ...(options.kvTransfer ? flag('--kv-transfer-config', nixlTransferConfig) : []),
   ];
 }
 

@@ -7,6 +7,7 @@ import { manifestOf, ownerOf } from '../manifest.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
 import { renderPickerProbes } from '../pod/probes.ts';
 import { pickerResources } from '../pod/resources.ts';
+import { tracingEnvironment } from '../pod/tracing.ts';
 import { hasFlag } from '../pod/vllm-args.ts';
 import { renderPickerConfig } from './picker-config.ts';
 
@@ -74,6 +75,7 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
     ...flag('--metrics-port', String(pickerPorts.metrics)),
     ...(hasFlag(own, '--secure-serving') ? [] : ['--secure-serving=false']),
     ...(replicas > 1 && !hasFlag(own, '--ha-enable-leader-election') ? ['--ha-enable-leader-election'] : []),
+    ...(context.effective.tracing && !hasFlag(own, '--tracing') ? ['--tracing=true'] : []),
     ...(ownConfig && !inline ? [] : ['--config-text', renderPickerConfig(context)]),
   ];
   const ours: Container = {
@@ -88,6 +90,7 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
     env: [
       { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
       { name: 'NAMESPACE', valueFrom: { fieldRef: { fieldPath: 'metadata.namespace' } } },
+      ...tracingEnvironment(context, 'picker'),
     ],
     ...renderPickerProbes(pickerPorts.grpcHealth),
     resources: pickerResources,
