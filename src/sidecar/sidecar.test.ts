@@ -10,7 +10,7 @@ import {
   type ServerResponse,
 } from 'node:http';
 import { createServer as createTlsServer, request as httpsRequest } from 'node:https';
-import { type AddressInfo, createServer as createTcpServer } from 'node:net';
+import { type AddressInfo, connect, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
@@ -734,6 +734,96 @@ describe('bad and broken requests', () => {
     expect(await call(s.url, chat, { body: large })).toMatchObject({ status: 413, body: { error: { code: 413 } } });
     expect((await call(s.url, chat, { headers: { 'transfer-encoding': 'chunked' }, body: large })).status).toBe(413);
     expect(d.seen).toHaveLength(0);
+  });
+
+  /** Sends bytes as they are; resolves with all that comes back until the other side ends. */
+  const raw = (base: string, text: string, end = false) =>
+    new Promise<string>((resolve, reject) => {
+      const { port } = new URL(base);
+      const socket = connect({ port: Number(port), host: '127.0.0.1', allowHalfOpen: true });
+      let back = '';
+      socket.on('data', (chunk) => {
+        back += chunk.toString('latin1');
+      });
+      socket.on('end', () => {
+        socket.destroy();
+        resolve(back);
+      });
+      socket.on('error', reject);
+      if (end) socket.end(text);
+      else socket.write(text);
+    });
+  const line = `POST ${chat} HTTP/1.1\r\nhost: x\r\n`;
+  const prompt = JSON.stringify(hello);
+  const size = `content-length: ${prompt.length}\r\n`;
+  const hidden = 'GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n';
+
+  it.each([
+    ['a length and chunks', `${line}${size}transfer-encoding: chunked\r\n\r\n0\r\n\r\n${hidden}`, 400],
+    ['two lengths', `${line}${size}content-length: 0\r\n\r\n${prompt}${hidden}`, 400],
+    ['a length that is none', `${line}content-length: +5\r\n\r\n${prompt}`, 400],
+    ['chunks that are not last', `${line}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n${hidden}`, 400],
+    ['a blank before the colon', `${line}transfer-encoding : chunked\r\n\r\n0\r\n\r\n${hidden}`, 400],
+    ['a chunk size that is none', `${line}transfer-encoding: chunked\r\n\r\nzz\r\n`, 400],
+    ['a bare line feed', `POST ${chat} HTTP/1.1\nhost: x\n${size}\n${prompt}`, 400],
+    ['a NUL in a header', `${line}x-a: b\0c\r\n${size}\r\n${prompt}`, 400],
+    ['no host', `POST ${chat} HTTP/1.1\r\n${size}\r\n${prompt}`, 400],
+    ['headers without end', `${line}x-a: ${'b'.repeat(70_000)}\r\n\r\n`, 431],
+    ['no HTTP at all', '\x16\x03\x01\x02\x00\x01', 400],
+  ])('refuses %s and ends the connection', async (name, text, status) => {
+    const d = await engine(decodes());
+    const s = await sidecar(d.port);
+    const back = await raw(s.url, text);
+    expect(back.match(/HTTP\/1\.1 \d+/g)).toEqual([`HTTP/1.1 ${status}`]);
+    // Node itself answers where only the host is missing.
+    if (name !== 'no host') expect(back).toContain(`"code":${status}`);
+    expect(d.seen).toEqual([]);
+    expect((await call(s.url, chat, { body: hello })).status).toBe(200);
+  });
+
+  it('keeps a header’s lines to itself, and two requests on one connection apart', async () => {
+    const d = await engine(decodes());
+    const s = await sidecar(d.port);
+    const one = `${line}x-session-id: a\r\nconnection: x-secret\r\nx-secret: 1\r\n${size}\r\n${prompt}`;
+    const back = await raw(s.url, `${one}${line}x-session-id: b\r\nconnection: close\r\n${size}\r\n${prompt}`);
+    expect(back.match(/x-session-id: ./g)).toEqual(['x-session-id: a', 'x-session-id: b']);
+    expect(d.seen).toHaveLength(2);
+    expect(d.seen[0]?.headers).not.toHaveProperty('x-secret');
+  });
+
+  it('takes a connection whose other half is closed as left, and ends the engine’s work', async () => {
+    const d = await engine(() => {});
+    const s = await sidecar(d.port);
+    expect(await raw(s.url, `${line}${size}\r\n${prompt}`, true)).toBe('');
+    await Promise.all(d.seen.map((seen) => seen.aborted));
+    expect(await metricsOf(s)).toMatch(/requests_in_flight 0/);
+  });
+
+  it('refuses 100 MB without reading them, of known and unknown length', async () => {
+    const d = await engine(decodes());
+    const s = await sidecar(d.port);
+    const before = process.memoryUsage().rss;
+    const known = await raw(s.url, `${line}content-length: 104857600\r\n\r\n{"model":"m",`);
+    expect(known).toMatch(/^HTTP\/1\.1 413 [\s\S]*67108864 bytes/);
+    const small = await sidecar(d.port, ['--max-request-bytes=1000000']);
+    const chunk = Buffer.alloc(65_536, 'x');
+    const req = httpRequest(`${small.url}${chat}`, { method: 'POST', agent: false });
+    const answered = once(req, 'response') as Promise<[IncomingMessage]>;
+    req.on('error', () => {});
+    let sent = 0;
+    let isAnswered = false;
+    void answered.then(() => {
+      isAnswered = true;
+    });
+    while (!isAnswered && sent < 104_857_600) {
+      sent += chunk.length;
+      if (!req.write(chunk)) await Promise.race([once(req, 'drain'), answered]);
+    }
+    expect((await answered)[0].statusCode).toBe(413);
+    expect(sent).toBeLessThan(20_000_000);
+    expect(process.memoryUsage().rss - before).toBeLessThan(150_000_000);
+    req.destroy();
+    expect(d.seen).toEqual([]);
   });
 
   it('tries again on a connection that the engine closed while it idled', async () => {

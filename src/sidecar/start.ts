@@ -1,9 +1,11 @@
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Client } from '../kube/client.ts';
+import { errorBody } from '../openai/error-body.ts';
 import { parseCompletionText, plainPath } from '../openai/request.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { createSidecarMetrics } from '../telemetry/sidecar-metrics.ts';
@@ -50,6 +52,8 @@ export function needsKubernetes(config: SidecarConfig): boolean {
 
 const maxHeaderBytes = 64 * 1024;
 const headersTimeoutMs = 30_000;
+/** How often connections are looked at for a client that sends too slowly. */
+const timeoutCheckMs = 5000;
 /** Longest time for a client to send one request. */
 const uploadTimeoutMs = 600_000;
 /** Longer than gateways keep idle connections that they may use again. */
@@ -154,6 +158,8 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     }
   };
 
+  /** The answer that is under way on a connection. */
+  const answers = new WeakMap<object, ServerResponse>();
   const listener: RequestListener = (req: IncomingMessage, res: ServerResponse) => {
     const route = routeOf(req.method ?? 'GET', req.url ?? '/');
     if (isDraining) res.shouldKeepAlive = false;
@@ -171,7 +177,9 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
         const isEarly = !isDraining;
         if (isEarly) early++;
         const kind = route.kind === 'completion' ? 'completion' : 'passthrough';
+        answers.set(req.socket, res);
         res.on('close', () => {
+          if (answers.get(req.socket) === res) answers.delete(req.socket);
           inFlight--;
           if (isEarly && --early === 0) onEarlyDone();
           count(kind, res.writableFinished ? res.statusCode : 499);
@@ -196,6 +204,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     headersTimeout: headersTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
     requestTimeout: uploadTimeoutMs,
+    connectionsCheckingInterval: timeoutCheckMs,
     noDelay: true,
   };
   let certificateWatch: { close(): void } | undefined;
@@ -205,6 +214,10 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     certificateWatch = watchServingCertificate(config.certPath, tls, log);
     server = tls;
   } else server = createServer(serverOptions, listener);
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => {
+    if (answers.get(socket)?.headersSent || !socket.writable || error.code === 'ECONNRESET') socket.destroy();
+    else refuseMalformed(socket, error.code);
+  });
   const own = createServer({ headersTimeout: headersTimeoutMs }, (req, res) => void serveOwn(req, res));
 
   const serveOwn = async (req: IncomingMessage, res: ServerResponse) => {
@@ -270,6 +283,24 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     },
   };
 }
+
+/** Answers what is no HTTP request, and ends its connection: what follows on it cannot be told apart. */
+function refuseMalformed(socket: Duplex, code: string | undefined): void {
+  const [status, reason, message] =
+    code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'Request Header Fields Too Large', `the request's headers are larger than ${maxHeaderBytes} bytes`]
+      : code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'Request Timeout', 'the request was not sent in time']
+        : [400, 'Bad Request', `the request is not valid HTTP/1.1 (${code ?? 'unknown'})`];
+  const body = JSON.stringify(errorBody(status, message));
+  socket.end(
+    `HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+  // A client that sends on and reads nothing keeps no connection.
+  setTimeout(() => socket.destroy(), refusedLingerMs).unref();
+}
+
+const refusedLingerMs = 1000;
 
 /** Paths after which an engine has lost cached blocks: of all conversations, or of an adapter's. */
 const emptyingPaths = ['/reset_prefix_cache', '/sleep', '/v1/unload_lora_adapter', '/v1/load_lora_adapter'] as const;
