@@ -21,6 +21,7 @@ import { Scheduler } from '../../src/epp/framework/scheduler.ts';
 import { buildScheduler, parsePickerConfig } from '../../src/epp/picker-config.ts';
 import { pluginFactories } from '../../src/epp/plugins/register.ts';
 import { parseCompletion, promptText } from '../../src/openai/request.ts';
+import { stop } from './process.ts';
 
 const endpointCount = 100;
 const option = (name: string, fallback: number): number => {
@@ -227,8 +228,7 @@ async function overExtProc(seconds: number, width: number): Promise<void> {
     console.log(`  requests per second        ${((done * 1000) / elapsed).toFixed(0)} (driver on the same machine)`);
     console.log(`  idle, scraping 5 times/s   ${(idle * 100).toFixed(1)} % of a core (Go at 20 times/s: 710 %)`);
   } finally {
-    child.kill('SIGTERM');
-    await new Promise((resolve) => child.once('exit', resolve));
+    await stop(child);
     metrics.closeAllConnections();
     metrics.close();
     await rm(dir, { recursive: true });

@@ -153,6 +153,19 @@ async function main(): Promise<void> {
   const plane = await startTestControlPlane({ serviceNetwork: '127.207' });
   const client = createClient(await loadKubeConfig({ path: plane.kubeconfigPath }), { log });
   let operator: ChildProcess | undefined;
+  let closing: Promise<void> | undefined;
+  const close = () => {
+    closing ??= (async () => {
+      if (operator) await stop(operator);
+      await client.close();
+      await plane.stop();
+    })();
+    return closing;
+  };
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => {
+      void close().then(() => process.exit(1));
+    });
   try {
     await install(client);
     const [webhookPort, metricsPort] = await freePorts('127.0.0.1', 2);
@@ -257,9 +270,7 @@ async function main(): Promise<void> {
         ),
     );
   } finally {
-    if (operator) await stop(operator);
-    await client.close();
-    await plane.stop();
+    await close();
   }
 }
 

@@ -175,9 +175,13 @@ async function main(): Promise<void> {
       env: { ...process.env, XDG_STATE_HOME: stateHome },
       timeout: 150_000,
     });
-  const down = async () => {
-    await signalbox('down').catch((thrown: unknown) => process.stderr.write(`${String(thrown)}\n`));
-    rmSync(stateHome, { recursive: true, force: true });
+  let downing: Promise<void> | undefined;
+  const down = () => {
+    downing ??= (async () => {
+      await signalbox('down').catch((thrown: unknown) => process.stderr.write(`${String(thrown)}\n`));
+      rmSync(stateHome, { recursive: true, force: true });
+    })();
+    return downing;
   };
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
     process.once(signal, () => {

@@ -5,6 +5,9 @@ import { join } from 'node:path';
 
 const benches = ['epp', 'sidecar', 'operator', 'path'] as const;
 
+/** None takes a minute; the first one may have to build binaries of the cluster. */
+const maxMs = 15 * 60_000;
+
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !benches.some((bench) => bench === name));
 if (unknown.length > 0) {
@@ -15,7 +18,11 @@ let failed = false;
 for (const bench of benches) {
   if (wanted.length > 0 && !wanted.includes(bench)) continue;
   process.stdout.write(`\n== ${bench} ==\n`);
-  const result = spawnSync(process.execPath, [join(import.meta.dirname, `${bench}.ts`)], { stdio: 'inherit' });
+  const result = spawnSync(process.execPath, [join(import.meta.dirname, `${bench}.ts`)], {
+    stdio: 'inherit',
+    timeout: maxMs,
+  });
+  if (result.error) process.stderr.write(`${bench} was stopped: ${result.error.message}\n`);
   if (result.status !== 0) failed = true;
 }
 process.exit(failed ? 1 : 0);

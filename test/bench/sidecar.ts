@@ -12,6 +12,8 @@ import { createInterface } from 'node:readline';
 const connections = 32;
 const seconds = Number(process.env.SECONDS ?? 4);
 const root = join(import.meta.dirname, '..', '..');
+const entry =
+  process.env.SIDECAR ?? (existsSync(join(root, 'dist/sidecar.mjs')) ? 'dist/sidecar.mjs' : 'src/cmd/sidecar.ts');
 const children: ChildProcess[] = [];
 
 function run(file: string, args: readonly string[], flags: readonly string[] = []): ChildProcess {
@@ -55,6 +57,66 @@ function post(path: string, content: string, headers: string): string {
   return `POST ${path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nauthorization: Bearer bench\r\nuser-agent: bench\r\naccept: */*\r\n${headers}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 }
 
+async function gauge(metricsUrl: string, name: string): Promise<number> {
+  const text = await (await fetch(`${metricsUrl}/metrics`)).text();
+  return Number(new RegExp(`^${name} (\\S+)`, 'm').exec(text)?.[1] ?? 0);
+}
+
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
+
+/** Resident memory and open files over `REQUESTS` requests with a prefill, half before the first look. */
+async function memory(port: number, metricsUrl: string, prefill: number): Promise<void> {
+  const request = post('/v1/chat/completions', 'm', `x-prefiller-host-port: 127.0.0.1:${prefill}\r\n`);
+  const wanted = Number(process.env.REQUESTS ?? 100_000);
+  const seen: string[] = [];
+  for (let done = 0, looks = 1; looks <= 4; ) {
+    done += (await load(port, request, 1)).requests;
+    if (done < (wanted * looks) / 4) continue;
+    looks++;
+    const rss = await gauge(metricsUrl, 'process_resident_memory_bytes');
+    const files = await gauge(metricsUrl, 'process_open_fds');
+    seen.push(`${Math.round(done / 1000)}k: ${megabytes(rss)}, ${files} files`);
+  }
+  process.stdout.write(`memory after requests with a prefill          ${seen.join(' · ')}\n`);
+}
+
+/** What the sidecar adds to streams at the same time: the same load straight to the engine, then through it. */
+async function streams(count: number, chunks: number, intervalMs: number): Promise<void> {
+  const file = 'test/bench/sidecar-streams.ts';
+  const engine = run(file, ['engine', String(chunks), String(intervalMs)]);
+  const { port } = JSON.parse(await firstLine(engine.stdout, /^\{/)) as { readonly port: number };
+  const sidecar = run(entry, [
+    '--port=0',
+    '--metrics-port=0',
+    '--pod-address=127.0.0.1',
+    `--decoder-port=${port}`,
+    '--max-idle-conns-per-host=4096',
+  ]);
+  const { url, metricsUrl } = JSON.parse(await firstLine(sidecar.stderr, /"listening"/)) as {
+    readonly url: string;
+    readonly metricsUrl: string;
+  };
+  const measure = async (to: number) => {
+    const child = run(file, ['load', String(to), String(count)]);
+    return JSON.parse(await firstLine(child.stdout, /^\{/)) as Record<
+      'errors' | 'firstP50' | 'firstP99' | 'delayP50' | 'delayP99',
+      number
+    >;
+  };
+  const straight = await measure(port);
+  const idle = await gauge(metricsUrl, 'process_resident_memory_bytes');
+  const measured = measure(Number(new URL(url).port));
+  await new Promise((resolve) => setTimeout(resolve, 4000));
+  const busy = await gauge(metricsUrl, 'process_resident_memory_bytes');
+  const through = await measured;
+  const added = (key: 'firstP50' | 'firstP99' | 'delayP50' | 'delayP99') => (through[key] - straight[key]).toFixed(2);
+  process.stdout.write(
+    `${`${count} streams × ${1000 / intervalMs} chunks/s`.padEnd(40)} added first token p50 ${added('firstP50')} ms p99 ${added('firstP99')} ms, chunk p50 ${added('delayP50')} ms p99 ${added('delayP99')} ms  errors ${through.errors}  memory ${megabytes(idle)} → ${megabytes(busy)}\n`,
+  );
+  sidecar.kill('SIGTERM');
+  engine.kill('SIGTERM');
+}
+
 try {
   const backend = run('test/bench/sidecar-backend.ts', []);
   const ports = JSON.parse(await firstLine(backend.stdout, /^\{/)) as {
@@ -62,7 +124,7 @@ try {
     readonly decode: number;
   };
   const sidecar = run(
-    process.env.SIDECAR ?? (existsSync(join(root, 'dist/sidecar.mjs')) ? 'dist/sidecar.mjs' : 'src/cmd/sidecar.ts'),
+    entry,
     ['--port=0', '--metrics-port=0', '--pod-address=127.0.0.1', `--decoder-port=${ports.decode}`, '--pod-name=bench'],
     (process.env.SIDECAR_FLAGS ?? '').split(' ').filter(Boolean),
   );
@@ -105,8 +167,13 @@ try {
         )}/s  p50 ${(seen.p50Us / 1000).toFixed(2)} ms  p99 ${(seen.p99Us / 1000).toFixed(2)} ms  errors ${seen.errors}   (${peer})\n`,
     );
   }
+  if (!only || 'memory'.includes(only)) await memory(port, listening.metricsUrl, ports.prefill);
   sidecar.kill('SIGTERM');
   await new Promise((resolve) => sidecar.once('exit', resolve));
+  if (!only || 'streams'.includes(only)) {
+    await streams(200, 100, 50);
+    await streams(2000, 20, 500);
+  }
 } finally {
   for (const child of children) child.kill();
 }
