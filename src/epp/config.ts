@@ -104,6 +104,12 @@ export const eppSettings = {
     description: 'older metrics count as unknown',
     default: 2000,
   }),
+  legacyMetricNames: setting.boolean({
+    flag: 'legacy-metric-names',
+    description:
+      'metrics also under inference_objective_, inference_pool_, inference_extension_ and llm_d_inference_scheduler_',
+    default: false,
+  }),
   endpointFailureThreshold: setting.integer({
     flag: 'endpoint-failure-threshold',
     description: 'answers 500, 502, 503 or 504 in turn after which an endpoint is avoided for 5s to 60s; 0 for never',

@@ -310,6 +310,38 @@ describe('an endpoint that fails', () => {
     expect(profiles[0]?.candidates.map(({ droppedBy }) => droppedBy)).toEqual(['failed lately', undefined]);
   });
 
+  it('is told under the names of before too, when asked to', async () => {
+    await open(['--legacy-metric-names']);
+    const page = async () => (await metricsPage(picker)).split('\n');
+    await exchange(() => answer('503'));
+    await exchange(() => answer('200'));
+    const lines = await page();
+    const flow = 'model_name="llama",target_model_name="llama"';
+    for (const line of [
+      `inference_objective_request_total{${flow},priority="0"} 2`,
+      `inference_objective_request_error_total{${flow},error_code="503"} 1`,
+      `inference_objective_request_duration_seconds_bucket{${flow},le="+Inf"} 2`,
+      `inference_objective_request_duration_seconds_count{${flow}} 2`,
+      'inference_objective_running_requests{model_name="llama"} 0',
+      '# TYPE inference_objective_request_sizes histogram',
+      'inference_pool_ready_pods{name="p"} 2',
+      'inference_extension_scheduler_e2e_duration_seconds_count 2',
+      'llm_d_inference_scheduler_pd_decision_total{model_name="llama",decision_type="decode-only"} 2',
+    ]) {
+      expect(lines).toContain(line);
+    }
+    // Each choice counts for one pod or the other.
+    const attempts = lines.filter((line) =>
+      /^inference_extension_scheduler_attempts_total\{status="success",.*pod_name="d\d",namespace="default",port="8000"\}/.test(
+        line,
+      ),
+    );
+    expect(attempts.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)).toBe(2);
+    const families = lines.filter((line) => line.startsWith('# TYPE')).map((line) => line.split(' ')[2]);
+    expect(new Set(families).size).toBe(families.length);
+    expect((await metricsPage()).includes('inference_objective_')).toBe(false);
+  });
+
   it('is forgiven by an answer, and client errors are answers', async () => {
     await open();
     for (const status of ['503', '502', '200', '504', '500', '404', '429', '503', '500']) {

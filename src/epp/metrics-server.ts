@@ -4,6 +4,7 @@ import type { Registry } from 'prom-client';
 import { AppError, messageOf } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
 import type { DebugAnswer } from './explain.ts';
+import { renderOldNames } from './legacy-metrics.ts';
 
 /** Answers a call of `/debug/explain`; an AppError that it throws becomes its HTTP status. */
 export type DebugHandler = (call: {
@@ -17,6 +18,8 @@ const bodyTimeoutMs = 10_000;
 /** Serves `GET /metrics` and `/debug/explain`. Rejects with AppError `unavailable` when the port cannot be had. */
 export async function startMetricsServer(options: {
   readonly registry: Registry;
+  /** Also under the names of before. */
+  readonly hasOldNames: boolean;
   readonly explain: DebugHandler;
   readonly maxBodyBytes: number;
   readonly address: string | undefined;
@@ -29,7 +32,8 @@ export async function startMetricsServer(options: {
     const method = request.method ?? 'GET';
     const isRead = method === 'GET' || method === 'HEAD';
     if (pathname === '/metrics' && isRead) {
-      return { status: 200, contentType: registry.contentType, body: await registry.metrics() };
+      const old = options.hasOldNames ? await renderOldNames(registry) : '';
+      return { status: 200, contentType: registry.contentType, body: (await registry.metrics()) + old };
     }
     if (pathname === '/debug/explain' && (isRead || method === 'POST')) {
       const body = isRead ? Buffer.alloc(0) : await readBody(request, options.maxBodyBytes);

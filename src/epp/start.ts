@@ -107,6 +107,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     closers.push(() => healthServer.close());
     const metricsServer = await startMetricsServer({
       registry,
+      hasOldNames: config.legacyMetricNames,
       maxBodyBytes: config.maxRequestBodyBytes,
       explain: (call) =>
         answerExplain(
