@@ -50,6 +50,7 @@ esac`,
   });
 
   it('names a wrong ENVOY', async () => {
+    await expect(findBinary('envoy', options({ envoy: dir }))).rejects.toThrow(/not an executable file/);
     await expect(findBinary('envoy', options({ envoy: join(dir, 'nowhere') }))).rejects.toMatchObject({
       code: 'usage',
       exit: 2,

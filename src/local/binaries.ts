@@ -314,6 +314,8 @@ async function writeChecked(target: string, content: Buffer, sha256: string): Pr
 }
 
 async function isExecutable(path: string): Promise<boolean> {
+  const isFile = (await stat(path).catch(() => undefined))?.isFile() ?? false;
+  if (!isFile) return false;
   return access(path, constants.X_OK).then(
     () => true,
     () => false,

@@ -1,4 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { root } from '../cluster/control-plane.ts';
 
@@ -42,4 +43,21 @@ export function processesWith(text: string): Promise<readonly string[]> {
       resolve(stdout.split('\n').filter((line) => line.includes(text) && !line.includes('ps -eo')));
     });
   });
+}
+
+/** Processes that name `path` in their arguments, environment or working directory. */
+export async function processesOf(
+  path: string,
+): Promise<readonly { readonly pid: number; readonly command: string }[]> {
+  const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      const read = (file: string) => readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
+      const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '');
+      const command = (await read('cmdline')).replaceAll('\0', ' ').trim();
+      const isOf = [command, await read('environ'), cwd].some((text) => text.includes(path));
+      return isOf ? { pid: Number(pid), command } : undefined;
+    }),
+  );
+  return found.filter((process) => process !== undefined);
 }

@@ -1,8 +1,10 @@
 import { Command } from 'commander';
+import { messageOf } from '../../../errors.ts';
 import { loadKubeConfig } from '../../../kube/config.ts';
 import type { KubeObject } from '../../../kube/object.ts';
 import { resources } from '../../../kube/resources.ts';
 import { createClient } from '../../../kube/rest-client.ts';
+import { hasCode } from '../../../kube/status-error.ts';
 import { listRecords } from '../../cluster-record.ts';
 import { renderTable } from '../../output.ts';
 import type { CliDeps } from '../../program.ts';
@@ -32,9 +34,15 @@ export function statusCommand(deps: CliDeps): Command {
         output.line(`${output.bold(record.name)}  ${record.phase}, pid ${record.pid}, since ${record.startedAt}`);
         if (!record.kubeconfig) continue;
         output.line(`  kubeconfig ${record.kubeconfig}\n`);
+        if (record.phase !== 'ready') continue;
         const client = createClient(await loadKubeConfig({ path: record.kubeconfig }), { log: deps.log });
         try {
-          output.line(await serviceTable(client));
+          output.line(
+            await serviceTable(client).catch((thrown: unknown) => {
+              if (hasCode(thrown, 'notFound')) return 'Signalbox is not installed in it.';
+              throw thrown;
+            }),
+          );
           const pods = await client.list<Pod>(resources.pods, {}, deps.signal);
           output.line();
           output.line(
@@ -54,6 +62,10 @@ export function statusCommand(deps: CliDeps): Command {
               }),
             ]),
           );
+        } catch (thrown) {
+          // The others are shown all the same.
+          output.line(`  its API server does not answer as it should: ${messageOf(thrown)}`);
+          if (deps.signal.aborted) throw thrown;
         } finally {
           await client.close();
         }
