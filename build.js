@@ -2,15 +2,9 @@
 import { rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 
-const binaries = ['operator', 'epp', 'sidecar', 'sim', 'signalbox'];
+const entryPoints = (...names) => Object.fromEntries(names.map((name) => [name, `src/cmd/${name}.ts`]));
 
-await rm('dist', { recursive: true, force: true });
-await build({
-  entryPoints: {
-    ...Object.fromEntries(binaries.map((name) => [name, `src/cmd/${name}.ts`])),
-    // The worker that runs a user's scorer; the picker finds it beside itself.
-    'module-host': 'src/epp/plugins/module/host.ts',
-  },
+const options = {
   outdir: 'dist',
   outExtension: { '.js': '.mjs' },
   chunkNames: 'chunks/[name]-[hash]',
@@ -21,12 +15,22 @@ await build({
   target: 'node24',
   // ES modules where a package has them: its CommonJS loses its names behind a lazy import.
   mainFields: ['module', 'main'],
-  // Pepr finds a kind by the name of its class.
-  keepNames: true,
   sourcemap: 'linked',
   logLevel: 'warning',
   // CommonJS dependencies look for these.
   banner: {
     js: "import { createRequire as __createRequire } from 'node:module'; import { dirname as __dirnameOf } from 'node:path'; import { fileURLToPath as __toPath } from 'node:url'; const require = __createRequire(import.meta.url); const __filename = __toPath(import.meta.url); const __dirname = __dirnameOf(__filename);",
+  },
+};
+
+await rm('dist', { recursive: true, force: true });
+// Pepr finds a kind by the name of its class. Names cost a call for every closure that is made, so the others go without.
+await build({ ...options, entryPoints: entryPoints('operator'), keepNames: true });
+await build({
+  ...options,
+  entryPoints: {
+    ...entryPoints('epp', 'sidecar', 'sim', 'signalbox'),
+    // The worker that runs a user's scorer; the picker finds it beside itself.
+    'module-host': 'src/epp/plugins/module/host.ts',
   },
 });
