@@ -176,6 +176,7 @@ export function gatherObserved(
     pods: (component) => caches.pods.store.byIndex(byComponent, `${namespace}/${service.metadata.name}/${component}`),
     gatewayOf: (inNamespace, name) => live(resources.gateways, name, inNamespace),
     route: live(resources.httpRoutes, names.route),
+    routeOf: (name) => live(resources.httpRoutes, name),
     pool: live(resources.inferencePools, names.pool),
     xPool: live(resources.xInferencePools, names.pool),
   };

@@ -78,6 +78,8 @@ export interface Observed extends CheckInput {
   readonly pods: (component: string) => readonly PodState[];
   readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;
   readonly route: HTTPRoute | undefined;
+  /** Further HTTPRoutes, which a service with many adapters has. */
+  readonly routeOf?: (name: string) => HTTPRoute | undefined;
   readonly pool: InferencePool | undefined;
   readonly xPool: XInferencePool | undefined;
 }

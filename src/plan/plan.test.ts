@@ -268,6 +268,17 @@ describe('statusOf', () => {
     expect(messageOf(status, type)).toMatch(message);
   });
 
+  it('waits for the further routes that many adapters need', () => {
+    const adapters = Array.from({ length: 30 }, (_, i) => ({ name: `a${i}`, uri: 'hf://a/b' }));
+    const annotations = { 'serving.kserve.io/model-based-routing-enabled': 'true' };
+    const many = prefillDecodeService({ spec: { annotations, model: { uri: 'hf://a/b', lora: { adapters } } } });
+    expect(messageOf(statusOf(observe(many), now), 'HTTPRoutesReady')).toBe(
+      'HTTPRoute chat-kserve-route-lora-1 is not there yet',
+    );
+    const routeOf = () => observe(many).route;
+    expect(messageOf(statusOf(observe(many, { routeOf }), now), 'HTTPRoutesReady')).toBeUndefined();
+  });
+
   it('believes a route only about its current generation', () => {
     const { route } = observe(prefillDecodeService());
     const newer = route && { ...route, metadata: { ...route.metadata, generation: 2 } };

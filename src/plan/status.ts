@@ -417,22 +417,32 @@ function gatewayProblem(gateway: Gateway): string | undefined {
 
 function routeFinding(observed: Observed): Finding | undefined {
   const type = conditionTypes.httpRoutesReady;
-  const desired = findRoute(observed);
-  if (!desired) return undefined;
-  const name = `HTTPRoute ${desired.metadata.name}`;
-  const { route } = observed;
-  const fail = (message: string): Finding => ({
-    type,
-    isTrue: false,
-    reason: reasons.httpRoutesNotReady,
-    message: `${name} ${message}`,
-  });
-  if (!route) return fail('is not there yet');
-  for (const parent of route.spec.parentRefs ?? []) {
-    const problem = parentProblem(route, parent);
-    if (problem) return fail(problem);
+  const [first, ...further] = observed.desired.filter((manifest) => manifest.kind === 'HTTPRoute');
+  if (!first) return undefined;
+  const routes = [
+    [first, observed.route] as const,
+    ...further.map((desired) => [desired, observed.routeOf?.(desired.metadata.name)] as const),
+  ];
+  for (const [desired, route] of routes) {
+    const problem = routeProblem(route);
+    if (problem)
+      return {
+        type,
+        isTrue: false,
+        reason: reasons.httpRoutesNotReady,
+        message: `HTTPRoute ${desired.metadata.name} ${problem}`,
+      };
   }
   return success(type);
+}
+
+function routeProblem(route: HTTPRoute | undefined): string | undefined {
+  if (!route) return 'is not there yet';
+  for (const parent of route.spec.parentRefs ?? []) {
+    const problem = parentProblem(route, parent);
+    if (problem) return problem;
+  }
+  return undefined;
 }
 
 function parentProblem(route: HTTPRoute, parent: ParentReference): string | undefined {

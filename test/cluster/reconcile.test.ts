@@ -528,6 +528,27 @@ describe('a change', () => {
     );
   });
 
+  it('of adapters and of Secrets of an account reaches pods and routes, and goes without a trace', async () => {
+    const annotations = { 'serving.kserve.io/model-based-routing-enabled': 'true' };
+    const adapters = Array.from({ length: 30 }, (_, i) => ({ name: `a${i}`, uri: `s3://adapters/${i}` }));
+    const model = { uri: 'hf://Qwen/Qwen2.5-7B-Instruct', name: 'chat' };
+    await apply(service({ spec: { annotations, model: { ...model, lora: { adapters } } } }));
+    const further = 'HTTPRoute chat-kserve-route-lora-1';
+    await eventually(async () => expect(await childrenOf('chat')).toEqual([...all, further].sort()));
+    const text = async () => JSON.stringify(await get(resources.deployments, 'chat-kserve'));
+    await eventually(async () => expect(await text()).toContain('"s3://adapters/29"'));
+    expect(await text()).not.toContain('AWS_ACCESS_KEY_ID');
+
+    const account = { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: 'default', namespace } };
+    await apply({ ...account, secrets: [{ name: 'store' }] } as Manifest);
+    await eventually(async () => expect(await text()).toContain('"key":"AWS_ACCESS_KEY_ID"'));
+    await awaitQuiet();
+
+    await apply(account as Manifest, service());
+    await eventually(async () => expect(await childrenOf('chat')).toEqual(all));
+    await eventually(async () => expect(await text()).not.toMatch(/lora|AWS/));
+  });
+
   it('to stopped takes the children away until it is taken back', async () => {
     const stop = (value: string | null) =>
       admin.mergePatch(
