@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { availableParallelism, loadavg } from 'node:os';
 import { join } from 'node:path';
 
 /** Runs the benchmarks named on the command line (all of them by default), one after the other, each in a process of its own. */
@@ -14,6 +15,8 @@ if (unknown.length > 0) {
   process.stderr.write(`unknown benchmark ${unknown.join(', ')}: there are ${benches.join(', ')}\n`);
   process.exit(2);
 }
+const load = loadavg()[0] ?? 0;
+process.stdout.write(`${availableParallelism()} cores, ${load.toFixed(1)} processes running before the start\n`);
 let failed = false;
 for (const bench of benches) {
   if (wanted.length > 0 && !wanted.includes(bench)) continue;
