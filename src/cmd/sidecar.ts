@@ -1,6 +1,7 @@
 import { AppError } from '../errors.ts';
 import { parseSidecarConfig } from '../sidecar/config.ts';
-import { needsKubernetes, startSidecar } from '../sidecar/start.ts';
+import { ranksOf } from '../sidecar/data-parallel.ts';
+import { needsKubernetes, type Sidecar, startSidecar } from '../sidecar/start.ts';
 import { createLogger } from '../telemetry/log.ts';
 
 async function main(): Promise<number> {
@@ -16,11 +17,14 @@ async function main(): Promise<number> {
     process.on('SIGINT', () => resolve());
   });
   const client = needsKubernetes(config) ? await connect(config.kubeconfig, log) : undefined;
+  const sidecars: Sidecar[] = [];
   try {
-    const sidecar = await startSidecar(config, { log, ...(client ? { client } : {}) });
+    for (const rank of ranksOf(config)) {
+      sidecars.push(await startSidecar(rank, { log, ...(client ? { client } : {}) }));
+    }
     await stopped;
     log.info('draining');
-    await sidecar.close();
+    await Promise.all(sidecars.map((sidecar) => sidecar.close()));
   } finally {
     await client?.close();
   }

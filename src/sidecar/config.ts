@@ -5,6 +5,7 @@ import { type ConfigOf, type Parsed, parseProgram, setting } from '../flags.ts';
 import type { LogLevel } from '../telemetry/log.ts';
 import type { Connector } from './connectors/connector.ts';
 import { connectors, unsupportedConnectors } from './connectors/register.ts';
+import { checkRanks } from './data-parallel.ts';
 import type { SessionPolicy } from './decide.ts';
 import { toHostPort } from './host-port.ts';
 
@@ -232,7 +233,10 @@ export const sidecarSettings = {
   dataParallelSize: setting.integer({
     flag: 'data-parallel-size',
     default: 1,
-    description: 'Data-parallel ranks of the local engine; only 1 is supported.',
+    min: 1,
+    max: 64,
+    description:
+      'Data-parallel ranks of the local engine: rank i is served on --port + i for the engine on --decoder-port + i.',
   }),
   ecConnector: setting.text({ flag: 'ec-connector', hidden: true, description: 'Encoder connector; not supported.' }),
   p2pPull: setting.boolean({ flag: 'enable-p2p-pull', default: false, hidden: true, description: 'Not supported.' }),
@@ -299,6 +303,8 @@ export interface SidecarConfig {
   readonly isSsrfProtected: boolean;
   readonly pool: { readonly namespace: string; readonly name: string; readonly group: string } | undefined;
   readonly kubeconfig: string | undefined;
+  /** Above 1: `ranksOf` gives the configuration of each rank's sidecar. */
+  readonly dataParallelSize: number;
   readonly maxConnections: number;
   readonly maxRequestBytes: number;
   readonly drainTimeoutMs: number;
@@ -333,8 +339,9 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
         : `--connector: "${raw.connector}" is unknown; use ${supported}`,
     );
   }
-  if (raw.dataParallelSize !== 1) {
-    problems.push(`--data-parallel-size: ${raw.dataParallelSize} is not supported yet; leave it at 1`);
+  if (raw.dataParallelSize > 1) {
+    const bases = { port: raw.port, 'decoder-port': raw.decoderPort, 'metrics-port': raw.metricsPort };
+    problems.push(...checkRanks(raw.dataParallelSize, bases));
   }
   if (raw.ecConnector !== '') problems.push(`--ec-connector: "${raw.ecConnector}" is not supported; leave it out`);
   if (raw.p2pPull) problems.push('--enable-p2p-pull is not supported; leave it out');
@@ -414,6 +421,7 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
     isSsrfProtected: raw.ssrfProtection,
     pool,
     kubeconfig: raw.kubeconfig === '' ? undefined : raw.kubeconfig,
+    dataParallelSize: raw.dataParallelSize,
     maxConnections: raw.maxIdleConnections,
     maxRequestBytes: raw.maxRequestBytes,
     drainTimeoutMs: raw.drainTimeoutMs,

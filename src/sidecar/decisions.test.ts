@@ -12,6 +12,7 @@ import type { Leg } from './connectors/connector.ts';
 import { nixlV2 } from './connectors/nixl-v2.ts';
 import { sglang } from './connectors/sglang.ts';
 import { sharedStorage } from './connectors/shared-storage.ts';
+import { ranksOf } from './data-parallel.ts';
 import { type Decision, type DecisionInput, decide, isBound } from './decide.ts';
 import { parseHostPort, parseTargets } from './host-port.ts';
 import { originForm } from './pipeline.ts';
@@ -478,6 +479,19 @@ describe('sessions', () => {
   });
 });
 
+describe('data-parallel ranks', () => {
+  it('have ports, engines and names of their own', () => {
+    const flags = ['--data-parallel-size=3', '--decoder-port=8200', '--metrics-port=0', '--pod-name=p'];
+    const parsed = parseSidecarConfig(flags, {});
+    const ranks = parsed.kind === 'config' ? ranksOf(parsed.config) : [];
+    expect(ranks.map((rank) => [rank.port, rank.decoder.port, rank.metricsPort, rank.decodeName])).toEqual([
+      [8000, 8200, 0, 'p/0'],
+      [8001, 8201, 0, 'p/1'],
+      [8002, 8202, 0, 'p/2'],
+    ]);
+  });
+});
+
 describe('configuration', () => {
   const config = (argv: string[], env: Record<string, string> = {}) => {
     const parsed = parseSidecarConfig(argv, env);
@@ -535,7 +549,9 @@ describe('configuration', () => {
   it.each([
     [['--connector=mooncake'], /--connector: "mooncake" is not supported yet; use nixlv2/],
     [['--connector=foo'], /--connector: "foo" is unknown/],
-    [['--data-parallel-size=2'], /--data-parallel-size: 2 is not supported yet/],
+    [['--data-parallel-size=2'], /--port 8000 and --decoder-port 8001 overlap with --data-parallel-size=2/],
+    [['--data-parallel-size=0'], /--data-parallel-size/],
+    [['--data-parallel-size=4', '--decoder-port=65533'], /--decoder-port: 65533 .* beyond port 65535/],
     [['--enable-tls=encoder'], /--enable-tls: "encoder"/],
     [['--enable-ssrf-protection'], /needs to know the pool/],
     [['--prefill-url=http://x:1/path'], /--prefill-url: "http:\/\/x:1\/path" is not valid/],
