@@ -14,7 +14,7 @@ help: ## Say what can be made
 
 node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null 2>&1 || { echo "npm is missing: it installs the dependencies and Node 24; install Node 20 or newer with npm" >&2; exit 2; }
-	@node -e 'process.exit(parseInt(process.versions.node) < 20)' || { echo "Node is missing or older than 20: npm needs it to install Node 24 and the rest; install Node 20 or newer" >&2; exit 2; }
+	@node -e 'process.exit(parseInt(process.versions.node, 10) < 20 ? 1 : 0)' || { echo "Node is missing or older than 20: npm needs it to install Node 24 and the rest; install Node 20 or newer" >&2; exit 2; }
 	@echo "Installing the dependencies (npm ci)"
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
