@@ -55,4 +55,4 @@ lint: node_modules/.installed ## Biome and the type checker
 
 .PHONY: clean
 clean: ## Remove what was built (not the cache outside the checkout)
-	rm -rf dist .jest-cache
+	rm -rf dist dist.new .jest-cache

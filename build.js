@@ -1,11 +1,12 @@
 // Bundles the five binaries and the picker's worker: one ESM file each, with what they load lazily split off.
-import { rm } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 
 const entryPoints = (...names) => Object.fromEntries(names.map((name) => [name, `src/cmd/${name}.ts`]));
 
 const options = {
-  outdir: 'dist',
+  // Beside dist/, so that a build that fails leaves what was there, and what runs from it is disturbed for a moment only.
+  outdir: 'dist.new',
   outExtension: { '.js': '.mjs' },
   chunkNames: 'chunks/[name]-[hash]',
   bundle: true,
@@ -23,7 +24,7 @@ const options = {
   },
 };
 
-await rm('dist', { recursive: true, force: true });
+await rm('dist.new', { recursive: true, force: true });
 // Pepr finds a kind by the name of its class. Names cost a call for every closure that is made, so the others go without.
 await build({ ...options, entryPoints: entryPoints('operator'), keepNames: true });
 await build({
@@ -34,3 +35,5 @@ await build({
     'module-host': 'src/epp/plugins/module/host.ts',
   },
 });
+await rm('dist', { recursive: true, force: true });
+await rename('dist.new', 'dist');
