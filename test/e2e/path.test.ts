@@ -183,9 +183,9 @@ describe('the whole path', () => {
     await expect(
       apply({
         ...service,
-        spec: { model: { uri: 'hf://a/b' }, worker: { containers: [] }, parallelism: { data: 2, dataLocal: 1 } },
+        spec: { model: { uri: 'hf://a/b' }, router: { ingress: {} } },
       }),
-    ).rejects.toThrow(/spec\.(worker|parallelism).*not supported yet/s);
+    ).rejects.toThrow(/spec\.router\.ingress.*not supported yet/s);
     expect(await get(resources.llmInferenceServices, 'bad')).toBeUndefined();
   }, 60_000);
 
