@@ -119,10 +119,33 @@ export const operatorSettings = {
     description: 'conversations that each routing sidecar remembers (SESSION_CACHE_SIZE)',
   }),
 
+  prometheusUrl: setting.text({
+    flag: 'prometheus-url',
+    pattern: /^(https?:\/\/\S+)?$/,
+    placeholder: 'URL',
+    description: 'Prometheus in which KEDA finds the metric of the variant autoscaler (scaling.wva.keda); empty: none',
+  }),
+  prometheusInsecure: setting.boolean({
+    flag: 'prometheus-insecure',
+    default: false,
+    description: 'KEDA does not check the certificate of that Prometheus',
+  }),
+  prometheusAuthModes: setting.text({
+    flag: 'prometheus-auth-modes',
+    placeholder: 'MODES',
+    description: 'how KEDA authenticates there, such as bearer; empty: not at all',
+  }),
+  prometheusTriggerAuth: setting.text({
+    flag: 'prometheus-trigger-auth',
+    pattern: /^((Cluster)?TriggerAuthentication\/[a-z0-9.-]+)?$/,
+    placeholder: 'KIND/NAME',
+    description: 'TriggerAuthentication/NAME or ClusterTriggerAuthentication/NAME with the credentials for it',
+  }),
+
   webhooks: setting.boolean({
     flag: 'webhooks',
     default: true,
-    description: 'serve the admission webhooks, and the conversion without which v1alpha1 cannot be read',
+    description: 'serve the admission webhooks',
   }),
   webhookPort: setting.port({ flag: 'webhook-port', default: 9443, description: 'HTTPS port of the webhooks' }),
   webhookService: setting.text({

@@ -8,6 +8,7 @@ import type { Logger } from '../src/telemetry/log.ts';
 import type { OperatorConfig } from './config.ts';
 import { startCaches } from './llm-inference-service/caches.ts';
 import { createServiceController } from './llm-inference-service/controller.ts';
+import type { Settings } from './llm-inference-service/gather.ts';
 
 export interface ControllerSet {
   readonly controllers: readonly ControllerDefinition[];
@@ -34,7 +35,10 @@ export type ControllerConfig = Pick<
   | 'huggingFaceLoader'
   | 'ociModelMode'
   | 'caBundleConfigMap'
->;
+> &
+  Partial<
+    Pick<OperatorConfig, 'prometheusUrl' | 'prometheusInsecure' | 'prometheusAuthModes' | 'prometheusTriggerAuth'>
+  >;
 
 /**
  * Every controller of the operator, with the watches they share. The watches run from here on.
@@ -73,6 +77,7 @@ export async function startControllers(
           systemNamespace: config.systemNamespace,
           configPrefix: config.configPrefix,
           urlScheme: config.urlScheme,
+          ...prometheusOf(config),
           gateway: {
             name: config.gatewayName,
             namespace: config.gatewayNamespace === '' ? config.systemNamespace : config.gatewayNamespace,
@@ -84,5 +89,19 @@ export async function startControllers(
     ],
     informers: caches.required,
     optionalInformers: caches.missing,
+  };
+}
+
+function prometheusOf(config: ControllerConfig): Pick<Settings, 'prometheus'> {
+  const { prometheusUrl: url, prometheusInsecure, prometheusAuthModes: authModes, prometheusTriggerAuth } = config;
+  if (!url) return {};
+  const [kind, name] = (prometheusTriggerAuth ?? '').split('/');
+  return {
+    prometheus: {
+      url,
+      isInsecure: prometheusInsecure ?? false,
+      ...(authModes ? { authModes } : {}),
+      ...(kind && name ? { triggerAuthentication: { name, kind } } : {}),
+    },
   };
 }

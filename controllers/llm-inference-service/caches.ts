@@ -69,6 +69,7 @@ const owned = {
 
 /** Kinds that come from CRDs of others and may be missing, now or for ever. */
 const optional = [
+  resources.scaledObjects,
   resources.leaderWorkerSets,
   resources.gateways,
   resources.gatewayClasses,
@@ -119,6 +120,9 @@ export async function startCaches(
     { resource: resources.httpRoutes, informer: routes as unknown as Informer<KubeObject> },
     { resource: resources.inferencePools, informer: pools as unknown as Informer<KubeObject> },
     { resource: resources.xInferencePools, informer: xPools as unknown as Informer<KubeObject> },
+    kept(resources.scaledObjects),
+    kept(resources.horizontalPodAutoscalers),
+    kept(resources.podDisruptionBudgets),
     kept(resources.services),
     kept(resources.serviceAccounts),
     kept(resources.roles),

@@ -243,13 +243,17 @@ function problemOf({ resource, manifest, error }: Failure): Verdict {
           ? conditionTypes.inferencePoolReady
           : component === components.scheduler
             ? conditionTypes.schedulerWorkloadReady
-            : resource === resources.leaderWorkerSets
+            : resource === resources.scaledObjects || resource === resources.horizontalPodAutoscalers
               ? component === components.workloadPrefill
-                ? conditionTypes.prefillWorkerWorkloadReady
-                : conditionTypes.workerWorkloadReady
-              : component === components.workloadPrefill
-                ? conditionTypes.prefillWorkloadReady
-                : conditionTypes.mainWorkloadReady;
+                ? conditionTypes.prefillScalingReady
+                : conditionTypes.scalingReady
+              : resource === resources.leaderWorkerSets
+                ? component === components.workloadPrefill
+                  ? conditionTypes.prefillWorkerWorkloadReady
+                  : conditionTypes.workerWorkloadReady
+                : component === components.workloadPrefill
+                  ? conditionTypes.prefillWorkloadReady
+                  : conditionTypes.mainWorkloadReady;
   const reason = error.code === 'preconditionFailed' ? reasons.nameTaken : reasons.applyFailed;
   return { condition, reason, message: error.message };
 }

@@ -19,6 +19,7 @@ export interface Settings {
   /** What names of presets begin with. */
   readonly configPrefix: string;
   readonly urlScheme: 'http' | 'https';
+  readonly prometheus?: Platform['prometheus'];
   readonly gateway: {
     readonly name: string;
     readonly namespace: string;
@@ -73,6 +74,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
       served: surroundings.served,
+      ...(settings.prometheus ? { prometheus: settings.prometheus } : {}),
       gateway: {
         name: settings.gateway.name,
         namespace: settings.gateway.namespace,
@@ -127,12 +129,19 @@ function gatherSurroundings({ caches, writes, globals: { settings } }: Sources):
       pool: caches.pools.isSynced,
       xPool: caches.xPools.isSynced,
       leaderWorkerSet: caches.leaderWorkerSets.isSynced,
+      scaledObject: isServed(caches, resources.scaledObjects),
     },
     gateway: { name, namespace, ...(className === undefined ? {} : { className }), ...(live ? { live } : {}) },
     acceptedClasses: accepted,
     configuredClass: configured,
     urlScheme: settings.urlScheme,
+    hasPrometheus: settings.prometheus !== undefined,
   };
+}
+
+/** Whether a kind of children that may be missing is there. */
+function isServed({ children }: Caches, resource: Resource): boolean {
+  return children.some((kept) => kept.resource === resource && kept.informer.isSynced);
 }
 
 function gatherChildren({ caches, writes }: Sources, service: LLMInferenceService): readonly KubeObject[] {
@@ -173,6 +182,8 @@ export function gatherObserved(
     problems,
     deployment: (name) => live(resources.deployments, name),
     leaderWorkerSet: (name) => live(resources.leaderWorkerSets, name),
+    autoscaler: (kind, name) =>
+      live(kind === 'ScaledObject' ? resources.scaledObjects : resources.horizontalPodAutoscalers, name),
     pods: (component) => caches.pods.store.byIndex(byComponent, `${namespace}/${service.metadata.name}/${component}`),
     gatewayOf: (inNamespace, name) => live(resources.gateways, name, inNamespace),
     route: live(resources.httpRoutes, names.route),

@@ -13,6 +13,7 @@ import {
 } from '../../src/kube/object.ts';
 import { pathOf } from '../../src/kube/rest-client.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
+import { keepReplicas } from './replicas.ts';
 
 /** How long a write is believed in while the watch has not told of it. */
 const believeMs = 15_000;
@@ -193,6 +194,7 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
         await checkFree(client, resource, object, owner, signal);
       else force = false;
     }
+    await keepReplicas(client, resource, { desired: object, live: present }, signal);
     const after = await client.apply<T>(resource, object, { ...how, force }, signal).catch(async (thrown: unknown) => {
       // A list element of another hand can stand in the way of ours, as a port of the same name does, and an apply
       // leaves it there. Lists are then put back as a whole.

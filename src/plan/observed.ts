@@ -23,6 +23,18 @@ export interface DeploymentState extends KubeObject {
   };
 }
 
+/** A HorizontalPodAutoscaler or ScaledObject as far as it works. */
+export interface AutoscalerState extends KubeObject {
+  readonly status?: {
+    readonly conditions?: readonly {
+      readonly type: string;
+      readonly status: string;
+      readonly reason?: string;
+      readonly message?: string;
+    }[];
+  };
+}
+
 /** What the cluster offers, as far as decisions depend on it. */
 export interface Surroundings {
   readonly served: {
@@ -30,6 +42,7 @@ export interface Surroundings {
     readonly pool: boolean;
     readonly xPool: boolean;
     readonly leaderWorkerSet: boolean;
+    readonly scaledObject: boolean;
   };
   readonly gateway: {
     readonly name: string;
@@ -44,6 +57,8 @@ export interface Surroundings {
   readonly configuredClass: string;
   /** Scheme of the URL to show where a Gateway listens for both. */
   readonly urlScheme: 'http' | 'https';
+  /** Whether the operator knows a Prometheus for the variant autoscaler's metric. */
+  readonly hasPrometheus: boolean;
 }
 
 /** How the effective spec came about: which base configurations the service is laid over. */
@@ -74,6 +89,7 @@ export interface Observed extends CheckInput {
   readonly problems?: readonly Verdict[];
   readonly deployment: (name: string) => DeploymentState | undefined;
   readonly leaderWorkerSet: (name: string) => DeploymentState | undefined;
+  readonly autoscaler: (kind: AutoscalerState['kind'], name: string) => AutoscalerState | undefined;
   /** Pods of the service with this value of `app.kubernetes.io/component`. */
   readonly pods: (component: string) => readonly PodState[];
   readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;

@@ -29,11 +29,12 @@ const gateway = (parts: { readonly status?: object; readonly listeners?: object 
   }) as Gateway;
 
 const surroundings = (parts: Partial<Surroundings> = {}): Surroundings => ({
-  served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true },
+  served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true },
   gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', className: 'envoy', live: gateway() },
   acceptedClasses: ['envoy'],
   configuredClass: '',
   urlScheme: 'http',
+  hasPrometheus: true,
   ...parts,
 });
 
@@ -72,6 +73,7 @@ function observe(service: LLMInferenceService, parts: Partial<Observed> = {}): O
     desired: manifests,
     deployment: (name) => readyDeployment(name, 1),
     leaderWorkerSet: () => undefined,
+    autoscaler: () => undefined,
     pods: () => [],
     gatewayOf: () => gateway(),
     route:
@@ -244,7 +246,11 @@ describe('statusOf', () => {
     ],
     [
       'the Gateway API is not served',
-      { surroundings: surroundings({ served: { gatewayApi: false, pool: true, xPool: true, leaderWorkerSet: true } }) },
+      {
+        surroundings: surroundings({
+          served: { gatewayApi: false, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true },
+        }),
+      },
       'GatewaysReady',
       'GatewayPreconditionNotMet',
       /install the Gateway API CRDs/,
@@ -252,7 +258,9 @@ describe('statusOf', () => {
     [
       'no pool is served',
       {
-        surroundings: surroundings({ served: { gatewayApi: true, pool: false, xPool: false, leaderWorkerSet: true } }),
+        surroundings: surroundings({
+          served: { gatewayApi: true, pool: false, xPool: false, leaderWorkerSet: true, scaledObject: true },
+        }),
       },
       'InferencePoolReady',
       'InferencePoolNotServed',
@@ -651,7 +659,7 @@ describe('groups of pods', () => {
   });
 
   it('need LeaderWorkerSets to be served', () => {
-    const served = { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: false };
+    const served = { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: false, scaledObject: false };
     const input = { service: grouped, effective: grouped.spec, surroundings: surroundings({ served }) };
     const verdict = firstViolation(beforeRendering, input);
     expect(verdict).toMatchObject({ condition: 'WorkerWorkloadReady', reason: 'LeaderWorkerSetNotServed' });
@@ -665,5 +673,53 @@ describe('groups of pods', () => {
       metadata: { ...grouped.metadata, annotations: { 'serving.kserve.io/stop': 'true' } },
     };
     expect(firstViolation(beforeRendering, { ...input, service: stopped })).toBeUndefined();
+  });
+});
+
+describe('autoscalers', () => {
+  const hpa = { maxReplicas: 3, wva: { hpa: {} } };
+  const keda = { maxReplicas: 3, keda: { triggers: [{ type: 'cron' }] } };
+  const state = (...conditions: readonly object[]) =>
+    ({ apiVersion: 'any/v1', kind: 'Any', metadata: { name: 'any' }, status: { conditions } }) as never;
+
+  it.each<[string, object, Partial<Observed>, string, RegExp]>([
+    ['a silent HPA', hpa, {}, 'False HPAProgressing', /chat-kserve-hpa has not been looked at yet/],
+    [
+      'an HPA without its metric',
+      hpa,
+      {
+        autoscaler: () =>
+          state(condition('AbleToScale'), condition('ScalingActive', 'False', { reason: 'FailedGetExternalMetric' })),
+      },
+      'False FailedGetExternalMetric',
+      /is not ScalingActive/,
+    ],
+    ['an HPA that can scale', hpa, { autoscaler: () => state(condition('AbleToScale')) }, 'True', /^$/],
+    ['a silent ScaledObject', keda, {}, 'False ScaledObjectProgressing', /waits for KEDA/],
+    ['a working ScaledObject', keda, { autoscaler: () => state(condition('Ready')) }, 'True', /^$/],
+  ])('%s', (_, scaling, parts, expected, message) => {
+    const service = llmService({ spec: { scaling: scaling as never, prefill: { scaling: scaling as never } } });
+    const status = statusOf(observe(service, parts), now);
+    expect(told(status)).toMatchObject({ ScalingReady: expected, PrefillScalingReady: expected });
+    expect(messageOf(status, 'ScalingReady') ?? '').toMatch(message);
+  });
+
+  it('say what they lack', () => {
+    const served = { ...surroundings().served, scaledObject: false };
+    const find = (scaling: object, parts: Partial<Surroundings>) => {
+      const service = llmService({ spec: { scaling: scaling as never } });
+      const desired = render({
+        service,
+        effective: service.spec,
+        platform: platform({ served: { ...platform().served, ...parts.served } }),
+      });
+      return statusOf(observe(service, { desired, surroundings: surroundings(parts) }), now);
+    };
+    const missing = find(keda, { served });
+    expect(told(missing)).toMatchObject({ ScalingReady: 'False ScalingCRDNotFound', MainWorkloadReady: 'True' });
+    expect(messageOf(missing, 'ScalingReady')).toContain('install KEDA');
+    const unknown = find({ maxReplicas: 3, wva: { keda: {} } }, { hasPrometheus: false });
+    expect(told(unknown)).toMatchObject({ ScalingReady: 'False ScalingNotConfigured' });
+    expect(messageOf(unknown, 'ScalingReady')).toContain('--prometheus-url');
   });
 });

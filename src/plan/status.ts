@@ -9,6 +9,7 @@ import { describeCauses } from './causes.ts';
 import { routerNeeds } from './chains.ts';
 import { allViolations, type Verdict } from './check.ts';
 import type { DeploymentState, Observed } from './observed.ts';
+import { scalingOf } from './scaling.ts';
 
 /**
  * From what was asked for and what is there to what the user is told.
@@ -48,7 +49,7 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
   );
   const isOfRouter = ({ type }: Finding) => parentOf(type) === conditionTypes.routerReady;
   const workloads = overlay(
-    workloadFindings(observed),
+    [...workloadFindings(observed), ...scalingFindings(observed)],
     problems.filter((problem) => !isOfRouter(problem)),
   );
   const router = overlay(routerFindings(observed), problems.filter(isOfRouter));
@@ -139,6 +140,8 @@ function parentOf(type: ConditionType): ConditionType | undefined {
     case conditionTypes.workerWorkloadReady:
     case conditionTypes.prefillWorkloadReady:
     case conditionTypes.prefillWorkerWorkloadReady:
+    case conditionTypes.scalingReady:
+    case conditionTypes.prefillScalingReady:
       return conditionTypes.workloadsReady;
     case conditionTypes.gatewaysReady:
     case conditionTypes.httpRoutesReady:
@@ -327,6 +330,21 @@ function findService(observed: Observed, component: string = components.workload
   return observed.desired.find(
     (manifest) => manifest.kind === 'Service' && manifest.metadata.labels?.[labels.component] === component,
   );
+}
+
+/** Whether each workload with `scaling` has an autoscaler that works. */
+function scalingFindings(observed: Observed): readonly Finding[] {
+  const { effective } = observed;
+  return (
+    [
+      [conditionTypes.scalingReady, components.workload, effective.scaling],
+      [conditionTypes.prefillScalingReady, components.workloadPrefill, effective.prefill?.scaling],
+    ] as const
+  ).flatMap(([type, component, scaling]) => {
+    if (!scaling) return [];
+    const problem = scalingOf(observed, component, scaling);
+    return [problem ? { type, isTrue: false, ...problem } : success(type)];
+  });
 }
 
 // Router

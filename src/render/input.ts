@@ -13,6 +13,8 @@ export interface Platform {
   readonly gateway: GatewayFacts;
   /** Names of the pull secrets of the namespace's default service account: our service accounts replace it. */
   readonly imagePullSecrets: readonly string[];
+  /** Where the variant autoscaler's metric is read by KEDA. */
+  readonly prometheus?: PrometheusFacts;
   readonly storage: StorageFacts;
 }
 
@@ -36,6 +38,16 @@ export interface AccountFacts {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** A Prometheus as KEDA asks it. */
+export interface PrometheusFacts {
+  readonly url: string;
+  /** Certificates are not checked. */
+  readonly isInsecure: boolean;
+  /** KEDA's `authModes`, such as `bearer`. */
+  readonly authModes?: string;
+  readonly triggerAuthentication?: { readonly name: string; readonly kind: string };
+}
+
 export interface ServedKinds {
   readonly gatewayApi: boolean;
   /** inference.networking.k8s.io/v1 */
@@ -44,6 +56,8 @@ export interface ServedKinds {
   readonly xPool: boolean;
   /** leaderworkerset.x-k8s.io/v1 */
   readonly leaderWorkerSet: boolean;
+  /** keda.sh/v1alpha1 */
+  readonly scaledObject: boolean;
 }
 
 /** The Gateway of services that name none. */

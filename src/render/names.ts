@@ -21,6 +21,10 @@ export interface ChildNames {
   readonly prefill: string;
   readonly mainMultiNode: string;
   readonly prefillMultiNode: string;
+  readonly mainHpa: string;
+  readonly prefillHpa: string;
+  readonly mainKeda: string;
+  readonly prefillKeda: string;
   readonly workloadService: string;
   readonly prefillService: string;
   readonly sidecarServiceAccount: string;
@@ -45,6 +49,10 @@ export function childNames(service: string): ChildNames {
     prefill: childName(service, '-kserve-prefill'),
     mainMultiNode: childName(service, '-kserve-mn'),
     prefillMultiNode: childName(service, '-kserve-mn-prefill'),
+    mainHpa: childName(service, '-kserve-hpa'),
+    prefillHpa: childName(service, '-kserve-prefill-hpa'),
+    mainKeda: childName(service, '-kserve-keda'),
+    prefillKeda: childName(service, '-kserve-prefill-keda'),
     workloadService: childName(service, '-kserve-workload-svc'),
     prefillService: childName(service, '-kserve-prefill-svc'),
     sidecarServiceAccount: childName(service, '-kserve'),

@@ -3,10 +3,12 @@ import { type Context, createContext, type RenderInput } from './input.ts';
 import { renderGateway } from './routing/gateway.ts';
 import { renderRoute } from './routing/http-route.ts';
 import { renderInferencePools } from './routing/inference-pool.ts';
+import { renderAutoscalers } from './scaling/autoscaler.ts';
 import { renderPickerDeployment } from './scheduler/deployment.ts';
 import { renderPickerAccess } from './scheduler/rbac.ts';
 import { renderPickerService } from './scheduler/service.ts';
 import { renderWorkloads } from './workload/deployment.ts';
+import { renderDisruptionBudgets } from './workload/disruption-budget.ts';
 import { renderWorkloadAccess } from './workload/rbac.ts';
 import { renderWorkloadServices } from './workload/service.ts';
 
@@ -19,6 +21,8 @@ export function render(input: RenderInput): readonly Manifest[] {
   return [
     ...renderWorkloadAccess(context),
     ...renderWorkloads(context),
+    ...renderDisruptionBudgets(context),
+    ...renderAutoscalers(context),
     ...renderWorkloadServices(context),
     ...renderScheduler(context),
     ...renderGateway(context),

@@ -175,7 +175,12 @@ describe('a service', () => {
       'spec.prefill.parallelism.data',
       'needs 2 pods a replica',
     ],
-    ['scaling', { scaling: { maxReplicas: 2, keda } }, 'spec.scaling', notYet],
+    [
+      'two ways of scaling',
+      { scaling: { maxReplicas: 2, keda }, prefill: { scaling: { maxReplicas: 2, wva: { hpa: {} } } } },
+      'spec.prefill.scaling',
+      'must use the same scaling mode',
+    ],
     ['a group', { router: { route: { group: 'a', weight: 1 } } }, 'spec.router.route.group', notYet],
     [
       'a picker config of another kind',
@@ -327,10 +332,13 @@ describe('a service', () => {
       restoreToOriginalReplicaCount: true,
       horizontalPodAutoscalerConfig: { behavior: { scaleDown: {} } },
     };
-    const message = await refusal(service('chat', { scaling: { maxReplicas: 2, wva: { keda: { advanced } } } }));
+    const message = await refusal(
+      service('chat', { router: { ingress: {} }, scaling: { maxReplicas: 2, wva: { keda: { advanced } } } }),
+    );
     // Only the webhook speaks: the definition's own rules have let it pass.
-    expect(message).toContain('spec.scaling');
+    expect(message).toContain('spec.router.ingress');
     expect(message).toContain(notYet);
+    expect(message).not.toContain('spec.scaling');
     expect(message).not.toContain('no such key');
   });
 

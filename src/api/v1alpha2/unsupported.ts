@@ -12,12 +12,7 @@ interface Row {
   readonly remedy: string;
 }
 
-/** Fields of `spec` and of `spec.prefill` alike. */
-const workloadRows: readonly Row[] = [{ path: 'scaling', what: 'autoscaling', remedy: 'set replicas' }];
-
 const serviceRows: readonly Row[] = [
-  ...workloadRows,
-  ...workloadRows.map((row) => ({ ...row, path: `prefill.${row.path}` })),
   {
     path: 'router.route.http.refs',
     what: 'HTTPRoutes of your own',

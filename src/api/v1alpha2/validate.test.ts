@@ -181,7 +181,6 @@ describe('validateService', () => {
       'spec.model.lora.maxCpuAdapters',
       'maxCpuAdapters must be at least 1',
     ],
-    ['scaling', { scaling: { maxReplicas: 2, keda: { triggers: [{}] } } }, 'spec.scaling', notYet],
     [
       'offloading without memory',
       { kvCacheOffloading: { secondary: [{ fileSystem: { emptyDir: {} } }] } as never },

@@ -8,6 +8,7 @@ import { formOf, parseModelLocation, schemeOf, uriForms } from './model-uri.ts';
 import { checkPickerConfig } from './picker-config.ts';
 import { checkSupported } from './unsupported.ts';
 import { checkSizeUnchanged, checkTopology, warnGpus } from './validate-parallelism.ts';
+import { checkScaling } from './validate-scaling.ts';
 
 type Check = (service: LLMInferenceService) => readonly Issue[];
 
@@ -21,6 +22,7 @@ const checks: readonly Check[] = [
   ({ spec }) => checkWorkload(spec, 'spec'),
   ({ spec }) => (spec.prefill ? checkWorkload(spec.prefill, 'spec.prefill') : []),
   checkTopology,
+  checkScaling,
   checkRoute,
   checkGatewayRefs,
   checkScheduler,

@@ -7,6 +7,7 @@ import { manifestOf, ownerOf } from '../manifest.ts';
 import { startupBudgetSeconds } from '../pod/probes.ts';
 import { renderLeaderWorkerSet } from './leader-worker-set.ts';
 import { componentOf, renderPodTemplate } from './pod-template.ts';
+import { replicasOf, workloadsOf } from './workloads.ts';
 
 const deployment = { group: 'apps', version: 'v1', kind: 'Deployment' } as const;
 
@@ -18,15 +19,6 @@ export function renderWorkloads(context: Context): readonly Manifest[] {
   return workloadsOf(context).map(({ workload, role }) =>
     isMultiNode(workload) ? renderLeaderWorkerSet(context, workload, role) : renderDeployment(context, workload, role),
   );
-}
-
-/** The workloads of a service with the roles of their pods. */
-export function workloadsOf(context: Context): readonly { readonly workload: WorkloadSpec; readonly role: Role }[] {
-  const { effective } = context;
-  return [
-    { workload: effective, role: context.hasPrefill ? 'decode' : 'both' },
-    ...(effective.prefill ? [{ workload: effective.prefill, role: 'prefill' as const }] : []),
-  ];
 }
 
 function renderDeployment(context: Context, workload: WorkloadSpec, role: Role): Manifest {
@@ -42,7 +34,7 @@ function renderDeployment(context: Context, workload: WorkloadSpec, role: Role):
     },
     {
       spec: {
-        ...(workload.replicas === undefined ? {} : { replicas: workload.replicas }),
+        ...replicasOf(workload),
         selector: { matchLabels: own },
         ...(workload.rolloutStrategy
           ? { strategy: { type: 'RollingUpdate', rollingUpdate: workload.rolloutStrategy } }

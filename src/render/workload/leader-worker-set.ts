@@ -5,13 +5,14 @@ import type { Context } from '../input.ts';
 import { componentLabels, groupAnnotationsOf, podLabelsOf, type Role } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
 import { componentOf, renderPodTemplate } from './pod-template.ts';
+import { replicasOf } from './workloads.ts';
 
 const leaderWorkerSet = { group: 'leaderworkerset.x-k8s.io', version: 'v1', kind: 'LeaderWorkerSet' } as const;
 
 /** Groups of pods, each group one replica: a leader that is called and workers that share its model. */
 export function renderLeaderWorkerSet(context: Context, workload: WorkloadSpec, role: Role): Manifest {
   const { service, name, namespace, names } = context;
-  const { parallelism, replicas, rolloutStrategy } = workload;
+  const { parallelism, rolloutStrategy } = workload;
   const size = groupSizeOf(parallelism) ?? 1;
   const own = groupAnnotationsOf(service.metadata.annotations);
   return manifestOf(
@@ -25,7 +26,7 @@ export function renderLeaderWorkerSet(context: Context, workload: WorkloadSpec, 
     },
     {
       spec: {
-        ...(replicas === undefined ? {} : { replicas }),
+        ...replicasOf(workload),
         startupPolicy: 'LeaderCreated',
         rolloutStrategy: {
           type: 'RollingUpdate',
