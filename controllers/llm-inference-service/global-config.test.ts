@@ -25,6 +25,15 @@ describe('parseGlobalConfig', () => {
     ],
     ['a wrong value without a good one', { ingress: '{"urlScheme":"ftp"}' }, {}, {}, ['ingress.urlScheme: "ftp"']],
     ['TLS off', { ingress: '{"enableLLMInferenceServiceTLS":false}' }, {}, {}, []],
+    ['another header', { ingress: '{"modelBasedRoutingHeaderName":"X-Model"}' }, {}, {}, ['not supported yet']],
+    [
+      'the usual model routing',
+      { ingress: '{"modelBasedRoutingHeaderName":"X-Gateway-Model-Name","modelBasedRoutingMode":"enabled"}' },
+      {},
+      {},
+      [],
+    ],
+    ['forced model routing', { ingress: '{"modelBasedRoutingMode":"forced"}' }, {}, {}, ['not supported yet']],
     ['TLS on', { ingress: '{"enableLLMInferenceServiceTLS":true}' }, {}, {}, ['not supported yet']],
   ])('%s', (_, data, before, values, problems) => {
     const parsed = parseGlobalConfig(data, before);

@@ -1,4 +1,5 @@
 import type { KubeObject } from '../../src/kube/object.ts';
+import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
 import type { Caches, ConfigMap } from './caches.ts';
 import { globalConfigName } from './caches.ts';
 import type { Settings } from './gather.ts';
@@ -26,6 +27,17 @@ const ingressValues: readonly {
   {
     name: 'urlScheme',
     read: (value) => (value === 'http' || value === 'https' ? { urlScheme: value } : 'write http or https'),
+  },
+  {
+    name: 'modelBasedRoutingHeaderName',
+    read: (value) =>
+      String(value).toLowerCase() === modelRoutingHeader.toLowerCase()
+        ? {}
+        : `another header is not supported yet; write ${modelRoutingHeader}`,
+  },
+  {
+    name: 'modelBasedRoutingMode',
+    read: (value) => (value === 'enabled' ? {} : 'not supported yet; write enabled'),
   },
   {
     name: 'enableLLMInferenceServiceTLS',

@@ -221,6 +221,60 @@ describe('the whole path', () => {
     });
   }, 120_000);
 
+  it('runs a preset that is a shell script with templates', async () => {
+    const script = [
+      'if [ -n "$HOME" ]; then SUFFIX=by-shell; fi',
+      'eval "exec vllm serve \\',
+      '  {{ .Spec.Model.Name }} --served-model-name "{{ .Spec.Model.Name }}-$SUFFIX" --port 8000 \\',
+      '  {{- if .Spec.Parallelism.Tensor -}}--tensor-parallel-size {{ .Spec.Parallelism.Tensor }}{{- end }} \\',
+      '  {{ if .GlobalConfig.EnableTLS }}--enable-ssl-refresh{{- end }} \\',
+      '  $VLLM_ADDITIONAL_ARGS $@"',
+    ].join('\n');
+    const base = { apiVersion: 'serving.kserve.io/v1alpha2', kind: 'LLMInferenceServiceConfig' };
+    const preset = { namespace, name: 'kserve-config-llm-template' };
+    const containers = [
+      { name: 'main', image: 'vllm/vllm-openai:v0.11.0', command: ['/bin/bash', '-c', script, '--'] },
+    ];
+    await apply(
+      { ...base, metadata: preset, spec: { template: { containers } } },
+      resources.llmInferenceServiceConfigs,
+    );
+    await apply(
+      { ...base, metadata: { namespace, name: 'two-gpus' }, spec: { parallelism: { tensor: 2 } } },
+      resources.llmInferenceServiceConfigs,
+    );
+    await apply({
+      apiVersion: base.apiVersion,
+      kind: 'LLMInferenceService',
+      metadata: { namespace, name: 'shell' },
+      spec: {
+        model: { uri: 'hf://Qwen/Qwen2.5-7B-Instruct', name: 'qwen' },
+        baseRefs: [{ name: 'two-gpus' }],
+        router: { gateway: {}, route: {}, scheduler: {} },
+      },
+    });
+    const ready = await awaitReady('shell');
+    const answer = await request(`${ready.status?.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(chat('Hello', { model: 'qwen-by-shell' })),
+    });
+    expect(await answer.body.json()).toMatchObject({ model: 'qwen-by-shell' });
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'shell' });
+    await client.delete(resources.llmInferenceServiceConfigs, preset);
+    await eventually('its children are gone', async () => {
+      const kinds = [
+        resources.deployments,
+        resources.services,
+        resources.inferencePools,
+        resources.httpRoutes,
+        resources.roles,
+      ];
+      const lists = await Promise.all(kinds.map((kind) => client.list<Loose>(kind, { namespace })));
+      return lists.every((list) => list.items.every((object) => !object.metadata.name.startsWith('shell-')));
+    });
+  }, 120_000);
+
   it('repairs drift on what it owns', async () => {
     await client.delete(resources.services, { namespace, name: 'chat-kserve-prefill-svc' });
     await eventually('the Service is back', () => get(resources.services, 'chat-kserve-prefill-svc'));
