@@ -145,7 +145,7 @@ export const operatorSettings = {
   webhooks: setting.boolean({
     flag: 'webhooks',
     default: true,
-    description: 'serve the admission webhooks',
+    description: 'serve the admission webhooks, and the conversion without which v1alpha1 cannot be read',
   }),
   webhookPort: setting.port({ flag: 'webhook-port', default: 9443, description: 'HTTPS port of the webhooks' }),
   webhookService: setting.text({

@@ -229,3 +229,24 @@ export function relaxSchema(schema: JsonSchema): JsonSchema {
   }
   return out;
 }
+
+/** Whether a value has the types that a structural schema says, at every depth; bounds, patterns and rules are not looked at. */
+export function hasTypes(schema: JsonSchema, value: unknown): boolean {
+  if (schema['x-kubernetes-int-or-string'] === true) return Number.isInteger(value) || typeof value === 'string';
+  switch (schema.type) {
+    case 'integer':
+      return Number.isInteger(value);
+    case 'array':
+      return Array.isArray(value) && value.every((item) => hasTypes(schema.items as JsonSchema, item));
+    case 'object': {
+      if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
+      const properties = (schema.properties ?? {}) as Readonly<Record<string, JsonSchema>>;
+      return Object.entries(value).every(([name, child]) => {
+        const known = Object.hasOwn(properties, name) ? properties[name] : (schema.additionalProperties as JsonSchema);
+        return known === undefined || hasTypes(known, child);
+      });
+    }
+    default:
+      return typeof value === schema.type;
+  }
+}

@@ -371,6 +371,23 @@ describe('convertObject', () => {
     expect(({} as Fields).polluted).toBeUndefined();
   });
 
+  it('takes from an annotation only what a base configuration may hold', () => {
+    const base = (apiVersion: string, kept: readonly object[], spec: object) => ({
+      apiVersion,
+      kind: 'LLMInferenceServiceConfig',
+      metadata: {
+        name: 'base',
+        ...(kept.length > 0 ? { annotations: { [names.hubFields]: JSON.stringify(kept) } } : {}),
+      },
+      spec,
+    });
+    const path = ['spec', 'kvCacheOffloading'];
+    for (const value of ['much', { cpu: {} }, { secondary: [{ fileSystem: 7 }] }, { evictionPolicy: 7 }])
+      expect(up(base(spokeVersion, [{ path, value }], {}))).toEqual(base(hubVersion, [], {}));
+    const value = { secondary: [{ fileSystem: { emptyDir: { size: '1Gi' } } }] };
+    expect(up(base(spokeVersion, [{ path, value }], {}))).toEqual(base(hubVersion, [], { kvCacheOffloading: value }));
+  });
+
   it.each<[string, unknown, string, string]>([
     ['another kind', { ...hub({}), kind: 'InferenceService' }, spokeVersion, 'InferenceService cannot be converted'],
     ['another group', { ...hub({}), apiVersion: 'apps/v1' }, spokeVersion, 'apps/v1 LLMInferenceService'],

@@ -1,4 +1,5 @@
 import { AppError } from '../../errors.ts';
+import { hasTypes, type JsonSchema, relaxSchema, toStructuralSchema } from '../crd.ts';
 import { annotations as names } from '../labels.ts';
 import { llmInferenceServiceSpec as hubSpec } from '../v1alpha2/llm-inference-service.ts';
 import { compareFields, copyFields, formatKept, isFields, type KeptField, parseKept, restoreFields } from './kept.ts';
@@ -111,13 +112,16 @@ function putBack(naive: Fields, kept: readonly KeptField[], apiVersion: string):
   const target = copyFields(naive);
   restoreFields(target, kept);
   // The API server judges what was sent, not what comes out of an annotation that anybody can edit.
-  const isJudged = apiVersion === hubVersion && naive.kind === 'LLMInferenceService';
-  if (isJudged && !isFitting(target) && isFitting(naive)) return naive;
+  if (apiVersion === hubVersion && !isFitting(target) && isFitting(naive)) return naive;
   return target;
 }
 
+let baseSchema: JsonSchema | undefined;
+
 function isFitting(hub: Fields): boolean {
-  return hubSpec.safeParse(hub.spec).success;
+  if (hub.kind === 'LLMInferenceService') return hubSpec.safeParse(hub.spec).success;
+  baseSchema ??= relaxSchema(toStructuralSchema(hubSpec));
+  return hub.spec === undefined || hasTypes(baseSchema, hub.spec);
 }
 
 function isPlace({ path }: KeptField, direction: Direction): boolean {
