@@ -1,3 +1,4 @@
+import { type Clock, systemClock } from '../clock.ts';
 import type { Client } from '../kube/client.ts';
 import { type Informer, startInformer } from '../kube/informer.ts';
 import type { KubeObject } from '../kube/object.ts';
@@ -5,10 +6,15 @@ import { resources } from '../kube/resources.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { allowedTargets, type Pool, type PrefillPod, poolOf } from './allow-list.ts';
 
+/** How long a target that left the list counts as one that has just gone. */
+const leftForMs = 60_000;
+
 /** The prefill targets that may be called now. */
 export interface AllowListSource {
   /** Every `ip:port`; replaced as a whole on a change. */
   allowed(): ReadonlySet<string>;
+  /** Whether this target was on the list within the last minute: a pod that has just gone, which the picker may still name. */
+  hasLeft(hostPort: string): boolean;
   readonly isSynced: boolean;
   /** Resolves when the pool and its pods were listed for the first time. */
   readonly synced: Promise<void>;
@@ -31,15 +37,18 @@ interface PodObject extends KubeObject {
 export function startAllowList(
   client: Pick<Client, 'list' | 'watch'>,
   pool: { readonly namespace: string; readonly name: string; readonly group: string },
-  deps: { readonly log: Logger; readonly onChange: (allowed: ReadonlySet<string>) => void },
+  deps: { readonly log: Logger; readonly clock?: Clock; readonly onChange: (allowed: ReadonlySet<string>) => void },
 ): AllowListSource {
   const { log } = deps;
+  const clock = deps.clock ?? systemClock;
   const resource = pool.group === resources.inferencePools.group ? resources.inferencePools : resources.xInferencePools;
   let current: Pool | undefined;
   let selector: string | undefined;
   let pods: Informer<PodObject> | undefined;
   let stopPods = () => {};
   let allowed: ReadonlySet<string> = new Set();
+  /** Targets that left the list, and when. */
+  const left = new Map<string, number>();
   let isSynced = false;
   let isClosed = false;
   let setSynced = () => {};
@@ -55,6 +64,9 @@ export function startAllowList(
       isSynced = true;
       setSynced();
     } else if (isSameSet(next, allowed)) return;
+    const now = clock.now();
+    for (const hostPort of allowed) if (!next.has(hostPort)) left.set(hostPort, now);
+    for (const [hostPort, leftAt] of left) if (now - leftAt > leftForMs || next.has(hostPort)) left.delete(hostPort);
     allowed = next;
     deps.onChange(allowed);
     log.debug({ targets: allowed.size }, 'prefill targets changed');
@@ -110,6 +122,7 @@ export function startAllowList(
 
   return {
     allowed: () => allowed,
+    hasLeft: (hostPort) => clock.now() - (left.get(hostPort) ?? Number.NEGATIVE_INFINITY) <= leftForMs,
     get isSynced() {
       return isSynced;
     },

@@ -53,6 +53,8 @@ const ownHeaders: ReadonlySet<string> = new Set(['accept-encoding', 'x-request-i
 const maxPrefillAnswerBytes = 32 * 1024 * 1024;
 /** How long a request waits for the first complete list of prefill pods. */
 const allowListWaitMs = 2000;
+/** How far our watch of the pool's pods may be behind the picker's before a target that we do not know is refused. */
+const allowListLagMs = 200;
 const maxTargets = 8;
 /** How long a cut stream stays open after the event that says so. */
 const cutLingerMs = 100;
@@ -257,13 +259,28 @@ export function createPipeline(deps: PipelineDeps) {
           reason: 'allow_list',
         };
       }
-      const judged = judgeTargets(targets, deps.allowList?.allowed() ?? new Set(), trusted?.hostPort);
+      const judge = () => judgeTargets(targets, deps.allowList?.allowed() ?? new Set(), trusted?.hostPort);
+      let judged = judge();
+      // The picker's watch and ours tell of the same pods, not at the same moment.
+      if (judged.allowed.length === 0 && !targets.some((target) => deps.allowList?.hasLeft(target.hostPort))) {
+        await clock.sleep(allowListLagMs);
+        judged = judge();
+      }
       if (judged.denied.length > 0) {
         metrics.denied.inc(judged.denied.length);
         log.warn(
           { denied: judged.denied.map((target) => target.hostPort), client: exchange.req.socket.remoteAddress },
           'prefill target refused: not a ready prefill pod of the pool',
         );
+      }
+      const gone = judged.denied.find((target) => deps.allowList?.hasLeft(target.hostPort));
+      if (judged.allowed.length === 0 && gone) {
+        return {
+          kind: 'failed',
+          status: 503,
+          message: `the prefill pod ${gone.hostPort} has just gone`,
+          reason: 'gone',
+        };
       }
       if (judged.allowed.length === 0) {
         const pool = config.pool ? `${config.pool.namespace}/${config.pool.name}` : '';

@@ -1012,11 +1012,27 @@ describe('the allow-list', () => {
     expect(mixed.headers['x-signalbox-prefill']).toBe(p.hostPort);
     expect(await metricsOf(s)).toMatch(/targets_denied_total 5/);
 
+    // A pod that has just gone is a failed prefill, not a forged one: the picker may name it a moment longer.
     await api.tell('pods', { type: 'DELETED', object: pod('p0', '127.0.0.1') });
     await until(async () => (await allowedCount(s)) === 0);
-    expect((await call(s.url, chat, { headers: { 'x-prefiller-host-port': p.hostPort }, body: hello })).status).toBe(
-      403,
-    );
+    const late = await call(s.url, chat, {
+      headers: { 'x-prefiller-host-port': p.hostPort },
+      body: { ...hello, user: 'late' },
+    });
+    expect(late).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': 'none' } });
+    expect(await metricsOf(s)).toMatch(/fallbacks_total\{reason="gone"\} 1/);
+  });
+
+  it('waits a moment for a pod that the picker knows of first', async () => {
+    const p = await engine(prefills);
+    const d = await engine(decodes());
+    const local = { ...pool, spec: { selector: { matchLabels: { app: 'llm' } }, targetPorts: [{ number: p.port }] } };
+    const api = kube({ pools: [local], pods: [pod('p0', '127.0.0.1', false)] });
+    const s = await sidecar(d.port, flags, { client: api.client });
+    await until(async () => (await allowedCount(s)) === 0);
+    const asked = call(s.url, chat, { headers: { 'x-prefiller-host-port': p.hostPort }, body: hello });
+    await api.tell('pods', { type: 'MODIFIED', object: pod('p0', '127.0.0.1', true, '2') });
+    expect(await asked).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': p.hostPort } });
   });
 
   it('trusts the configured prefill URL', async () => {
