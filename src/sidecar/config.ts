@@ -11,7 +11,7 @@ import { toHostPort } from './host-port.ts';
 
 const MiB = 1024 * 1024;
 
-/** Every flag: the textbook's, and the names that other versions of such a sidecar take. */
+/** Every flag: our own, and the names that other versions of such a sidecar take. */
 export const sidecarSettings = {
   port: setting.port({ flag: 'port', default: 8000, description: 'Port to serve on; 0 takes a free one.' }),
   decoderPort: setting.port({

@@ -499,7 +499,7 @@ describe('configuration', () => {
     return parsed.config;
   };
 
-  it('takes the flags of the textbook', () => {
+  it('takes the flags that the operator injects', () => {
     const parsed = config(
       [
         '--port=8000',

@@ -78,7 +78,7 @@ plugins: [${plugins.join(', ')}]
 schedulingProfiles: [{name: default, plugins: [${profile.join(', ')}]}]
 `;
 
-const textbookProfile = (role: 'prefill' | 'decode') => `
+const weightedProfile = (role: 'prefill' | 'decode') => `
 apiVersion: inference.networking.x-k8s.io/v1alpha1
 kind: EndpointPickerConfig
 plugins:
@@ -105,7 +105,7 @@ const totals = (decision: Decision, profile: string) =>
 
 describe('the worked examples', () => {
   it('prefill: cached prefix 0.3 and 0.8, load 0.5 and 0.7 give 1.1 and 1.9', () => {
-    const ask = scheduler(textbookProfile('prefill'));
+    const ask = scheduler(weightedProfile('prefill'));
     const pods = [
       endpoint('prefill-pod-0', { requestsPerSecond: 10 }, 'prefill'),
       endpoint('prefill-pod-1', { requestsPerSecond: 14 }, 'prefill'),
@@ -128,7 +128,7 @@ describe('the worked examples', () => {
   });
 
   it('decode: the pod with the conversation wins over two that are less loaded', () => {
-    const ask = scheduler(textbookProfile('decode'));
+    const ask = scheduler(weightedProfile('decode'));
     const pods = [
       endpoint('decode-pod-0', { requestsPerSecond: 4 }, 'decode'),
       endpoint('decode-pod-1', { requestsPerSecond: 10 }, 'decode'),
@@ -143,7 +143,7 @@ describe('the worked examples', () => {
   });
 
   it('four pods, one not ready: 0.75, 2.40, 0.90, and the fourth is skipped', () => {
-    const ask = scheduler(textbookProfile('decode'));
+    const ask = scheduler(weightedProfile('decode'));
     const pods = [
       endpoint('decode-pod-0', { requestsPerSecond: 5 }, 'decode'),
       endpoint('decode-pod-1', { requestsPerSecond: 12 }, 'decode'),
