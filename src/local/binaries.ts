@@ -205,8 +205,12 @@ async function givenBinary(name: BinaryName, source: Source, options: BinaryOpti
     const asset = join(options.assetsDir, name);
     if (await isExecutable(asset)) return asset;
   }
-  if (!source.fromPath) return undefined;
-  for (const folder of options.path.split(delimiter)) {
+  return source.fromPath ? onPath(name, options.path) : undefined;
+}
+
+/** The first executable file of that name on a PATH. */
+export async function onPath(name: string, path: string): Promise<string | undefined> {
+  for (const folder of path.split(delimiter)) {
     if (folder !== '' && (await isExecutable(join(folder, name)))) return join(folder, name);
   }
   return undefined;

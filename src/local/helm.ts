@@ -1,11 +1,10 @@
 import { execFile } from 'node:child_process';
-import { constants } from 'node:fs';
-import { access, readFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { AppError, messageOf } from '../errors.ts';
 import type { Manifest } from '../kube/object.ts';
-import { versions } from './binaries.ts';
+import { onPath, versions } from './binaries.ts';
 import { parseManifests } from './install.ts';
 
 const execute = promisify(execFile);
@@ -66,20 +65,4 @@ export async function helmTemplate(options: {
   } catch (thrown) {
     throw new AppError('internal', `helm template failed: ${messageOf(thrown)}`, { cause: thrown });
   }
-}
-
-/** The first executable of that name on a PATH. */
-export async function onPath(name: string, path: string): Promise<string | undefined> {
-  for (const folder of path.split(delimiter)) {
-    if (folder === '') continue;
-    const file = join(folder, name);
-    if (
-      await access(file, constants.X_OK).then(
-        () => true,
-        () => false,
-      )
-    )
-      return file;
-  }
-  return undefined;
 }
