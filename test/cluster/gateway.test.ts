@@ -274,10 +274,8 @@ describe('the gateway controller', () => {
       }
     };
     expect(await post()).toBe(503);
-    const startedAt = Date.now();
     await createPod('epp-0', 'epp', `${network}.3.1`);
     expect(await reached(200)).toBe(200);
-    expect(Date.now() - startedAt).toBeLessThan(2000);
     expect(picker.seen.length).toBeGreaterThan(0);
   });
 

@@ -594,7 +594,7 @@ describe('events and leases', () => {
 
   it('elects one leader, and the next when it steps down', async () => {
     const lease = { namespace, name: 'election' };
-    const times = { leaseDurationMs: 3_000, renewDeadlineMs: 2_000, retryPeriodMs: 200 };
+    const times = { leaseDurationMs: 60_000, renewDeadlineMs: 2_000, retryPeriodMs: 200 };
     const lost: string[] = [];
     const stand = (identity: string) =>
       startLeaderElection(client, { lease, identity, times, onLost: () => lost.push(identity) }, { log });
@@ -603,10 +603,9 @@ describe('events and leases', () => {
     const b = stand('b');
     await new Promise((resolve) => setTimeout(resolve, 600));
     expect([a.isLeading, b.isLeading]).toEqual([true, false]);
-    const since = Date.now();
+    // Long before the lease would run out.
     await a.close();
     await b.leading;
-    expect(Date.now() - since).toBeLessThan(1_500);
     // Somebody takes it by force.
     await client.mergePatch(resources.leases, lease, { spec: { holderIdentity: 'c' } });
     await until('b noticed', () => lost.length > 0);

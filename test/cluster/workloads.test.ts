@@ -17,6 +17,7 @@ import { applyManifests, parseManifests } from '../../src/local/install.ts';
 import { type Manager, startManager } from '../../src/runtime/manager.ts';
 import { createLogger } from '../../src/telemetry/log.ts';
 import { eventually } from '../expect/eventually.ts';
+import { awaitQuiet, type Counters, requestsAfter } from '../expect/quiet.ts';
 import { root, startTestControlPlane } from './control-plane.ts';
 
 /** Groups of pods, autoscalers and budgets against a real API server, with the permissions of the chart. */
@@ -142,12 +143,14 @@ const childrenOf = async (name: string) => {
 const replicasOf = async (name: string, resource: Resource = resources.deployments) =>
   (await get<KubeObject & { readonly spec?: { readonly replicas?: number } }>(resource, name))?.spec?.replicas;
 const requests = () => Object.values(client.sent).reduce((sum, count) => sum + count, 0);
-async function awaitQuiet(): Promise<void> {
-  for (let before = -1; before !== reconciles; ) {
-    before = reconciles;
-    await new Promise((resolve) => setTimeout(resolve, 300));
-  }
-}
+const counters: Counters = { reconciles: () => reconciles, requests };
+let touches = 0;
+const touch = (name: string) => () =>
+  admin.mergePatch(
+    resources.llmInferenceServices,
+    { namespace, name },
+    { metadata: { annotations: { touched: String(++touches) } } },
+  );
 
 const group = { worker: {}, parallelism: { data: 4, dataLocal: 2 } };
 
@@ -207,16 +210,7 @@ describe('groups of pods', () => {
   }, 90_000);
 
   it('cost no request when nothing differs', async () => {
-    await awaitQuiet();
-    const [sent, before] = [requests(), reconciles];
-    await admin.mergePatch(
-      resources.llmInferenceServices,
-      { namespace, name: 'groups' },
-      { metadata: { annotations: { touched: 'yes' } } },
-    );
-    await eventually(() => expect(reconciles).toBeGreaterThan(before));
-    await awaitQuiet();
-    expect(requests() - sent).toBe(0);
+    expect(await requestsAfter(touch('groups'), counters)).toBe(0);
   });
 
   it('and pods of one node take turns, with prefill and without', async () => {
@@ -262,7 +256,7 @@ describe('scaling', () => {
     await eventually(async () =>
       expect(await conditionsOf('scaled')).toMatchObject({ ScalingReady: 'False ScalingCRDNotFound' }),
     );
-    await awaitQuiet();
+    await awaitQuiet(counters);
     expect(await replicasOf('scaled-kserve')).toBe(3);
     expect(await childrenOf('scaled')).toEqual(['Deployment scaled-kserve', 'PodDisruptionBudget scaled-kserve']);
     const scale = '/apis/apps/v1/namespaces/default/deployments/scaled-kserve/scale';
@@ -318,17 +312,7 @@ describe('scaling', () => {
         'PodDisruptionBudget scaled-kserve',
       ]),
     );
-    await awaitQuiet();
-    const [sent, before] = [requests(), reconciles];
-    await change('scaled', { annotations: { changed: 'yes' } });
-    await admin.mergePatch(
-      resources.llmInferenceServices,
-      { namespace, name: 'scaled' },
-      { metadata: { annotations: { touched: 'yes' } } },
-    );
-    await eventually(() => expect(reconciles).toBeGreaterThan(before));
-    await awaitQuiet();
-    expect(requests() - sent).toBe(0);
+    expect(await requestsAfter(touch('scaled'), counters)).toBe(0);
 
     await change('scaled', { scaling: { wva: { hpa: null, keda: {} } } });
     await eventually(async () => expect(await childrenOf('scaled')).toContain('ScaledObject scaled-kserve-keda'));

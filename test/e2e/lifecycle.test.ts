@@ -92,9 +92,7 @@ describe('the life of a cluster', () => {
       const running = up('--bare', '--name', 'early');
       await running.printed(line);
       running.child.kill(signal);
-      const toldMs = Date.now();
       expect(await running.finished).toMatchObject({ code: 1, stderr: `signalbox: interrupted by ${signal}\n` });
-      expect(Date.now() - toldMs).toBeLessThan(10_000);
       await expectNothingLeft('early');
     },
     120_000,
