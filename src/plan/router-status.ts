@@ -1,0 +1,288 @@
+import { conditionTypes, reasons } from '../api/conditions.ts';
+import type { Gateway, HTTPRoute, HTTPRouteSpec, ParentReference } from '../api/foreign/gateway-api.ts';
+import { components } from '../api/labels.ts';
+import { modelNameOf } from '../api/v1alpha2/defaults.ts';
+import type { LLMInferenceServiceStatus } from '../api/v1alpha2/llm-inference-service.ts';
+import type { Manifest } from '../kube/object.ts';
+import { type Address, addressesOf } from './addresses.ts';
+import { describeCauses } from './causes.ts';
+import { routerNeeds } from './chains.ts';
+import { allViolations } from './check.ts';
+import { type Finding, overlay, success } from './finding.ts';
+import type { Observed } from './observed.ts';
+import { failureOf, findDeployment, findService, namespaceOf } from './rendered.ts';
+
+/** How the Gateways, routes, pool and picker of a service are, and where it answers. */
+
+export function findRoute(observed: Observed): (Manifest & { readonly spec: HTTPRouteSpec }) | undefined {
+  return observed.desired.find((manifest) => manifest.kind === 'HTTPRoute') as
+    | (Manifest & { readonly spec: HTTPRouteSpec })
+    | undefined;
+}
+
+interface GatewayKey {
+  readonly namespace: string;
+  readonly name: string;
+}
+
+/** Gateways that the service hangs on: its route's parents, or the default one that it asks for without a route. */
+function gatewayKeys(observed: Observed): readonly GatewayKey[] {
+  const { router } = observed.effective;
+  if (!router || !observed.surroundings.served.gatewayApi) return [];
+  const namespace = namespaceOf(observed.service);
+  const refs: readonly ParentReference[] = findRoute(observed)?.spec.parentRefs ?? router.gateway?.refs ?? [];
+  const { gateway } = observed.surroundings;
+  const keys = refs
+    .filter((ref) => (ref.kind ?? 'Gateway') === 'Gateway')
+    .map((ref) => ({ namespace: ref.namespace ?? namespace, name: ref.name }));
+  if (keys.length === 0 && router.gateway) return [{ namespace: gateway.namespace, name: gateway.name }];
+  return keys.filter((key, i) => keys.findIndex((other) => isSameGateway(key, other)) === i);
+}
+
+const isSameGateway = (a: GatewayKey, b: GatewayKey) => a.name === b.name && a.namespace === b.namespace;
+
+export function routerFindings(observed: Observed): readonly Finding[] {
+  const violations = allViolations(routerNeeds, observed);
+  const findings = [
+    gatewayFinding(observed),
+    routeFinding(observed),
+    poolFinding(observed),
+    schedulerFinding(observed),
+  ].filter((finding) => finding !== undefined);
+  const violated = violations.map(
+    ({ condition, reason, message }): Finding => ({ type: condition, isTrue: false, reason, message }),
+  );
+  return overlay(findings, violated);
+}
+
+function gatewayFinding(observed: Observed): Finding | undefined {
+  const type = conditionTypes.gatewaysReady;
+  const keys = gatewayKeys(observed);
+  if (keys.length === 0) return undefined;
+  for (const key of keys) {
+    const gateway = observed.gatewayOf(key.namespace, key.name);
+    if (!gateway) {
+      const isDefault = isSameGateway(key, observed.surroundings.gateway);
+      const remedy = isDefault ? 'it is being made' : 'make it, or correct spec.router.gateway.refs';
+      return {
+        type,
+        isTrue: false,
+        reason: isDefault ? reasons.gatewaysNotReady : reasons.refsInvalid,
+        message: `Gateway ${key.namespace}/${key.name} does not exist; ${remedy}`,
+      };
+    }
+    const problem = gatewayProblem(gateway);
+    if (problem)
+      return {
+        type,
+        isTrue: false,
+        reason: reasons.gatewaysNotReady,
+        message: `Gateway ${key.namespace}/${key.name} ${problem}`,
+      };
+  }
+  return success(type);
+}
+
+function gatewayProblem(gateway: Gateway): string | undefined {
+  for (const type of ['Accepted', 'Programmed']) {
+    const condition = gateway.status?.conditions?.find((one) => one.type === type);
+    const isKnown = condition !== undefined && condition.status !== 'Unknown';
+    if (!isKnown) {
+      // A controller that has seen nothing yet leaves Accepted Unknown; Programmed alone decides.
+      if (type === 'Accepted') continue;
+      return `waits for the controller of its GatewayClass ${gateway.spec.gatewayClassName}`;
+    }
+    if (condition.status === 'False')
+      return `is not ${type}: ${[condition.reason, condition.message].filter(Boolean).join(': ')}`;
+  }
+  return undefined;
+}
+
+function routeFinding(observed: Observed): Finding | undefined {
+  const type = conditionTypes.httpRoutesReady;
+  const [first, ...further] = observed.desired.filter((manifest) => manifest.kind === 'HTTPRoute');
+  if (!first) return undefined;
+  const routes = [
+    [first, observed.route] as const,
+    ...further.map((desired) => [desired, observed.routeOf?.(desired.metadata.name)] as const),
+  ];
+  for (const [desired, route] of routes) {
+    const problem = routeProblem(route);
+    if (problem)
+      return {
+        type,
+        isTrue: false,
+        reason: reasons.httpRoutesNotReady,
+        message: `HTTPRoute ${desired.metadata.name} ${problem}`,
+      };
+  }
+  return success(type);
+}
+
+function routeProblem(route: HTTPRoute | undefined): string | undefined {
+  if (!route) return 'is not there yet';
+  for (const parent of route.spec.parentRefs ?? []) {
+    const problem = parentProblem(route, parent);
+    if (problem) return problem;
+  }
+  return undefined;
+}
+
+function parentProblem(route: HTTPRoute, parent: ParentReference): string | undefined {
+  const namespace = route.metadata.namespace ?? 'default';
+  const gateway = `Gateway ${parent.namespace ?? namespace}/${parent.name}`;
+  const status = route.status?.parents.find(
+    ({ parentRef }) =>
+      parentRef.name === parent.name &&
+      (parentRef.namespace ?? namespace) === (parent.namespace ?? namespace) &&
+      (parent.sectionName === undefined || parentRef.sectionName === parent.sectionName),
+  );
+  if (!status) return `waits for the controller of ${gateway}`;
+  for (const type of ['Accepted', 'ResolvedRefs']) {
+    const condition = status.conditions?.find((one) => one.type === type);
+    if (condition?.status === 'False')
+      return `is not ${type} by ${gateway}: ${[condition.reason, condition.message].filter(Boolean).join(': ')}`;
+    const isCurrent = (condition?.observedGeneration ?? 0) >= (route.metadata.generation ?? 0);
+    if (condition?.status !== 'True' || !isCurrent) return `waits for ${gateway} to look at its current generation`;
+  }
+  return undefined;
+}
+
+/** True when every Gateway of the service has accepted the pool, in either of its two APIs. */
+function poolFinding(observed: Observed): Finding | undefined {
+  const type = conditionTypes.inferencePoolReady;
+  const desired = observed.desired.find((manifest) => manifest.kind === 'InferencePool');
+  if (!desired) return undefined;
+  const { name } = desired.metadata;
+  const fail = (reason: string, message: string): Finding => ({
+    type,
+    isTrue: false,
+    reason,
+    message: `InferencePool ${name} ${message}`,
+  });
+  if (!observed.pool && !observed.xPool) return fail(reasons.inferencePoolNotReady, 'is not there yet');
+  // Gateways learn of a pool through a route; without one there is nobody to accept it.
+  if (!findRoute(observed)) return success(type);
+  const namespace = namespaceOf(observed.service);
+  const parents = [
+    ...(observed.pool?.status?.parents ?? []).map((parent) => ({ ...parent, of: observed.pool })),
+    ...(observed.xPool?.status?.parent ?? []).map((parent) => ({ ...parent, of: observed.xPool })),
+  ];
+  for (const key of gatewayKeys(observed)) {
+    const conditions = parents
+      .filter(({ parentRef }) =>
+        isSameGateway(key, { namespace: parentRef.namespace ?? namespace, name: parentRef.name ?? '' }),
+      )
+      .flatMap(({ conditions: all, of }) =>
+        (all ?? [])
+          .filter((condition) => condition.type === 'Accepted')
+          .filter(({ observedGeneration }) => (observedGeneration ?? 0) >= (of?.metadata.generation ?? 0)),
+      );
+    if (conditions.some(({ status }) => status === 'True')) continue;
+    const refused = conditions.find(({ status }) => status === 'False');
+    const gateway = `Gateway ${key.namespace}/${key.name}`;
+    return refused
+      ? fail(
+          reasons.inferencePoolNotReady,
+          `is not accepted by ${gateway}: ${[refused.reason, refused.message].filter(Boolean).join(': ')}`,
+        )
+      : fail(reasons.waitingForGateway, `waits for the controller of ${gateway} to accept it`);
+  }
+  return success(type);
+}
+
+/** True when one picker of the current spec answers: of several only the leader is ever ready. */
+function schedulerFinding(observed: Observed): Finding | undefined {
+  const type = conditionTypes.schedulerWorkloadReady;
+  const desired = findDeployment(observed, components.scheduler);
+  if (!desired) return undefined;
+  const { name } = desired.metadata;
+  const live = observed.deployment(name);
+  if (!live)
+    return { type, isTrue: false, reason: reasons.deploymentMissing, message: `Deployment ${name} is not there yet` };
+  const status = live.status ?? {};
+  const isCurrent = (status.observedGeneration ?? 0) >= (live.metadata.generation ?? 0);
+  const isComplete =
+    (status.updatedReplicas ?? 0) >= (live.spec?.replicas ?? 1) &&
+    (status.replicas ?? 0) <= (status.updatedReplicas ?? 0);
+  if (isCurrent && isComplete && (status.availableReplicas ?? 0) > 0) return success(type);
+  const failed = failureOf(live);
+  const causes = describeCauses(observed.pods(components.scheduler));
+  return {
+    type,
+    isTrue: false,
+    reason: failed?.reason ?? (isComplete ? reasons.schedulerUnavailable : reasons.deploymentProgressing),
+    message: ['the endpoint picker is not ready', failed?.message, causes]
+      .filter((text) => text !== undefined)
+      .join('; '),
+  };
+}
+
+export function routerStatus(observed: Observed): Pick<LLMInferenceServiceStatus, 'router'> {
+  const keys = gatewayKeys(observed);
+  const route = findRoute(observed);
+  const pool = observed.desired.find((manifest) => manifest.kind === 'InferencePool');
+  const picker = findService(observed, components.scheduler);
+  if (keys.length === 0 && !pool) return {};
+  const gatewayGroup = 'gateway.networking.k8s.io';
+  const namespace = namespaceOf(observed.service);
+  return {
+    router: {
+      ...(keys.length > 0
+        ? {
+            gateways: keys.map((key) => ({
+              group: gatewayGroup,
+              kind: 'Gateway',
+              name: key.name,
+              namespace: key.namespace,
+              listeners: (observed.gatewayOf(key.namespace, key.name)?.spec.listeners ?? []).map(({ name }) => name),
+              ...(route
+                ? { httpRoutes: [{ group: gatewayGroup, kind: 'HTTPRoute', name: route.metadata.name, namespace }] }
+                : {}),
+            })),
+          }
+        : {}),
+      ...(pool && picker
+        ? {
+            scheduler: {
+              inferencePool: {
+                group: pool.apiVersion.split('/')[0] ?? '',
+                kind: 'InferencePool',
+                name: pool.metadata.name,
+                namespace,
+              },
+              service: { group: '', kind: 'Service', name: picker.metadata.name, namespace },
+            },
+          }
+        : {}),
+    },
+  };
+}
+
+export function addressesFor(observed: Observed): readonly Address[] {
+  const { service } = observed;
+  const namespace = namespaceOf(service);
+  const models = [modelNameOf({ ...service, spec: observed.effective })];
+  const route = findRoute(observed);
+  if (route)
+    return addressesOf({
+      route: route.spec,
+      namespace,
+      name: service.metadata.name,
+      models,
+      gatewayOf: observed.gatewayOf,
+    });
+  const inside = findService(observed);
+  if (!inside) return [];
+  const port = (inside as { readonly spec?: { readonly ports?: readonly { readonly port: number }[] } }).spec
+    ?.ports?.[0];
+  const { name } = inside.metadata;
+  return [
+    {
+      name: 'internal',
+      url: `http://${name}.${namespace}.svc.cluster.local:${port?.port ?? 80}`,
+      origin: { group: '', kind: 'Service', name, namespace },
+      models: models.map((model) => ({ name: model })),
+    },
+  ];
+}
