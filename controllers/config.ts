@@ -69,6 +69,12 @@ export const operatorSettings = {
     placeholder: 'TEXT',
     description: 'what names of presets begin with: PREFIXconfig-llm-template and others',
   }),
+  globalConfig: setting.text({
+    flag: 'global-config',
+    placeholder: 'JSON',
+    description:
+      'settings of every service as the keys of ConfigMap inferenceservice-config in one JSON object; what that ConfigMap says goes before',
+  }),
 
   vllmImage: setting.text({
     flag: 'vllm-image',

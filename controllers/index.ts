@@ -9,6 +9,7 @@ import type { OperatorConfig } from './config.ts';
 import { startCaches } from './llm-inference-service/caches.ts';
 import { createServiceController } from './llm-inference-service/controller.ts';
 import type { Settings } from './llm-inference-service/gather.ts';
+import { parseGlobalFlag } from './llm-inference-service/global-config.ts';
 
 export interface ControllerSet {
   readonly controllers: readonly ControllerDefinition[];
@@ -37,7 +38,10 @@ export type ControllerConfig = Pick<
   | 'caBundleConfigMap'
 > &
   Partial<
-    Pick<OperatorConfig, 'prometheusUrl' | 'prometheusInsecure' | 'prometheusAuthModes' | 'prometheusTriggerAuth'>
+    Pick<
+      OperatorConfig,
+      'prometheusUrl' | 'prometheusInsecure' | 'prometheusAuthModes' | 'prometheusTriggerAuth' | 'globalConfig'
+    >
   >;
 
 /**
@@ -76,6 +80,7 @@ export async function startControllers(
           },
           systemNamespace: config.systemNamespace,
           configPrefix: config.configPrefix,
+          globals: parseGlobalFlag(config.globalConfig ?? ''),
           urlScheme: config.urlScheme,
           ...prometheusOf(config),
           gateway: {

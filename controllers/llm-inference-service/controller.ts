@@ -51,14 +51,14 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     events.record(configMap, 'Warning', 'InvalidConfiguration', problems.join('; ')),
   );
   const bases = new BaseConfigs(deps.caches, () => {
-    const { systemNamespace, configPrefix, gateway } = globals.settings;
+    const { systemNamespace, configPrefix, gateway, globals: values } = globals.settings;
     return {
       systemNamespace,
       configPrefix,
       gatewayName: gateway.name,
       gatewayNamespace: gateway.namespace,
-      enableTls: false,
-      modelRoutingHeader,
+      enableTls: values.ingress.enableLLMInferenceServiceTLS ?? false,
+      modelRoutingHeader: values.ingress.modelBasedRoutingHeaderName ?? modelRoutingHeader,
     };
   });
   const sources: Sources = { caches: deps.caches, writes, globals, bases };

@@ -1,3 +1,4 @@
+import type { GlobalValues } from '../../src/api/global-config.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import type { KubeObject, Manifest, ObjectRef, Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
@@ -16,6 +17,8 @@ export interface Settings {
   readonly sidecarSessions: number;
   readonly storage: Omit<Platform['storage'], 'accounts'>;
   readonly systemNamespace: string;
+  /** What the chart and ConfigMap `inferenceservice-config` set for every service, key by key. */
+  readonly globals: GlobalValues;
   /** What names of presets begin with. */
   readonly configPrefix: string;
   readonly urlScheme: 'http' | 'https';
