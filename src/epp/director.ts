@@ -2,19 +2,21 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
-import { apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
+import { type ModelNames, replaceModelName, toModelNames } from '../openai/model-name.ts';
+import { type Api, apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
 import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Datastore, LiveEndpoint, Snapshot } from './datalayer/datastore.ts';
 import type { LiveLoad } from './datalayer/live-load.ts';
 import type { Outcomes } from './datalayer/outcomes.ts';
+import { pickTarget, type RequestPolicies } from './datalayer/request-policies.ts';
 import { type Explanation, Trace, type TraceRing } from './explain.ts';
 import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
 import type { Endpoint } from './framework/endpoint.ts';
 import { type PrefixMatch, prefixMatchKey } from './framework/prefix-match.ts';
 import type { Scheduler } from './framework/scheduler.ts';
-import type { EppTelemetry, ModelMetrics } from './metrics.ts';
+import type { EppTelemetry, FlowLabels, FlowMetrics } from './metrics.ts';
 
 /** One HTTP request, whatever brought it. */
 export interface InboundRequest {
@@ -33,6 +35,10 @@ export interface Route {
     readonly remove: readonly string[];
   };
   readonly metadata: Readonly<Record<string, Readonly<Record<string, string>>>>;
+  /** The body where the model was rewritten. */
+  readonly body?: readonly Buffer[];
+  /** The answer is to name the model that was asked for. */
+  readonly names?: ModelNames;
 }
 
 export interface Refusal {
@@ -40,6 +46,7 @@ export interface Refusal {
   readonly status: number;
   readonly body: ReturnType<typeof errorBody>;
   readonly reason?: string;
+  readonly retryAfterS?: number;
 }
 
 /** What the gateway is told, and the watch over the exchange that follows. */
@@ -50,8 +57,21 @@ export interface Outcome {
 
 const destinationHeader = 'x-gateway-destination-endpoint';
 
-/** Headers that only we may set: a client's would steer the gateway or the sidecar. */
+/** What clients may tell the picker, by the names of now and of before. */
+const inputHeaders = {
+  objective: ['x-llm-d-inference-objective', 'x-gateway-inference-objective'],
+  fairnessId: ['x-llm-d-inference-fairness-id', 'x-gateway-inference-fairness-id'],
+  model: ['x-llm-d-model-name-rewrite', 'x-gateway-model-name-rewrite'],
+  ttftMs: ['x-llm-d-slo-ttft-ms', 'x-slo-ttft-ms'],
+  tpotMs: ['x-llm-d-slo-tpot-ms', 'x-slo-tpot-ms'],
+} as const;
+const defaultFairnessId = 'default-flow';
+const maxFairnessIdLength = 256;
+
+/** Headers that end here: a client's would steer the gateway or the sidecar, or are meant for the picker alone. */
 const controlHeaders = new Set([
+  ...Object.values(inputHeaders).flat(),
+  'x-llm-d-inference-ttl',
   destinationHeader,
   'x-gateway-destination-endpoint-subset',
   'x-gateway-destination-endpoint-served',
@@ -77,6 +97,9 @@ export function createDirector(deps: {
   readonly scheduler: Scheduler;
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
+  readonly policies: () => RequestPolicies;
+  /** 0 ≤ x < 1. */
+  readonly random: () => number;
   readonly traces: TraceRing;
   readonly outcomes: Outcomes;
   readonly clock: Clock;
@@ -84,9 +107,9 @@ export function createDirector(deps: {
 }) {
   const { datastore, scheduler, telemetry, traces, clock, log } = deps;
 
-  const refuse = (thrown: unknown, model: string): Refusal => {
+  const refuse = (thrown: unknown, flow: FlowLabels): Refusal => {
     const error = AppError.from(thrown);
-    const metrics = telemetry.model(model);
+    const metrics = telemetry.flow(flow);
     metrics.error(error.http);
     if (error.code === 'internal')
       log.error({ error: error.message, stack: error.stack }, 'a request could not be routed');
@@ -102,9 +125,45 @@ export function createDirector(deps: {
   const candidatesOf = ({ subset }: InboundRequest): readonly LiveEndpoint[] =>
     subset !== undefined && deps.isSubsetHonoured ? allowed(datastore.snapshot, subset) : datastore.snapshot.endpoints;
 
-  const decide = (inbound: InboundRequest, cycle: Cycle): Outcome => {
+  /** The request with the model that serves it, and what is told of it in metrics. */
+  const read = (
+    inbound: InboundRequest,
+    isTrial = false,
+  ): { readonly request: PickRequest; readonly flow: FlowLabels } => {
+    const { headers } = inbound;
+    const sent = parseBody(inbound);
+    if (sent !== undefined && sent.model === '' && modelIsNeeded.has(sent.api)) {
+      throw new AppError('invalid', 'model not found in request body; name the model in "model"');
+    }
+    const policies = deps.policies();
+    const model = sent?.model ?? '';
+    let target = model === '' ? undefined : firstHeader(headers, inputHeaders.model);
+    if (target === undefined && model !== '') {
+      const rewrite = policies.rewriteOfModel.get(model) ?? policies.rewriteOfOthers;
+      if (rewrite !== undefined) {
+        target = pickTarget(rewrite, deps.random());
+        if (!isTrial) telemetry.rewritten(rewrite.source, model, target);
+      }
+    }
+    const completion =
+      sent === undefined || target === undefined || target === model
+        ? sent
+        : { ...sent, model: target, body: { ...sent.body, model: target } };
+    const objective = firstHeader(headers, inputHeaders.objective);
+    const priority =
+      (objective === undefined ? undefined : policies.priorityOfObjective.get(objective)) ??
+      policies.priorityOfModel.get(model) ??
+      0;
+    const fairnessId = firstHeader(headers, inputHeaders.fairnessId)?.slice(0, maxFairnessIdLength);
+    return {
+      request: toPickRequest(headers, completion),
+      flow: { model, target: target ?? model, fairnessId: fairnessId ?? defaultFairnessId, priority },
+    };
+  };
+
+  const decide = (inbound: InboundRequest, cycle: Cycle, flow: FlowLabels): Outcome => {
     const { request } = cycle;
-    const { completion, model } = request;
+    const { completion } = request;
     const trace = traces.take();
     trace?.begin(request, cycle.pool, clock.now());
     try {
@@ -113,14 +172,20 @@ export function createDirector(deps: {
       const decision = scheduler.schedule(cycle, candidatesOf(inbound), added);
       telemetry.schedulerE2e.observe((performance.now() - start) / 1000);
       trace?.chose(decision);
-      const metrics = telemetry.model(model);
+      const metrics = telemetry.flow(flow);
       metrics.attempt(decision);
       if (completion !== undefined) {
         (added.has('x-prefiller-host-port') ? metrics.prefillDecode : metrics.decodeOnly).inc();
       }
       if (log.isLevelEnabled('debug')) log.debug({ requestId: request.id, why: decision.why() }, 'endpoint chosen');
+      const body =
+        flow.target === flow.model
+          ? undefined
+          : replaceModelName(Buffer.concat(inbound.body, inbound.bodyBytes), flow.target);
+      if (body !== undefined) added.set('content-length', String(body.reduce((sum, { length }) => sum + length, 0)));
+      const route = toRoute(inbound.headers, request, decision, added);
       return {
-        answer: toRoute(inbound.headers, request, decision, added),
+        answer: body === undefined ? route : { ...route, body, names: toModelNames(flow.target, flow.model) },
         exchange: new WatchedExchange(
           decision,
           cycle.get(prefixMatchKey),
@@ -133,26 +198,26 @@ export function createDirector(deps: {
       };
     } catch (thrown) {
       trace?.refused(messageOf(thrown));
-      return { answer: refuse(thrown, model), exchange: undefined };
+      return { answer: refuse(thrown, flow), exchange: undefined };
     }
   };
 
   return {
     /** At once, unless the configuration makes a request wait. A promise never rejects. */
     handle(inbound: InboundRequest): Outcome | Promise<Outcome> {
-      let model = '';
+      let known = unknownFlow;
       try {
-        const completion = parseBody(inbound);
-        model = completion?.model ?? '';
-        const cycle = new Cycle(toPickRequest(inbound.headers, completion), datastore.snapshot.endpoints);
+        const { request, flow } = read(inbound);
+        known = flow;
+        const cycle = new Cycle(request, datastore.snapshot.endpoints);
         const asking = scheduler.prepare(cycle);
-        if (asking === undefined) return decide(inbound, cycle);
+        if (asking === undefined) return decide(inbound, cycle, flow);
         return asking.then(
-          () => decide(inbound, cycle),
-          (thrown) => ({ answer: refuse(thrown, model), exchange: undefined }),
+          () => decide(inbound, cycle, flow),
+          (thrown) => ({ answer: refuse(thrown, flow), exchange: undefined }),
         );
       } catch (thrown) {
-        return { answer: refuse(thrown, model), exchange: undefined };
+        return { answer: refuse(thrown, known), exchange: undefined };
       }
     },
 
@@ -162,7 +227,7 @@ export function createDirector(deps: {
      * @throws AppError `invalid` when the body is no request
      */
     async explain(inbound: InboundRequest): Promise<Explanation> {
-      const request = toPickRequest(inbound.headers, parseBody(inbound));
+      const { request } = read(inbound, true);
       const cycle = new Cycle(request, datastore.snapshot.endpoints, true);
       await scheduler.prepare(cycle);
       const trace = new Trace();
@@ -175,6 +240,21 @@ export function createDirector(deps: {
       return trace.explain();
     },
   };
+}
+
+/** APIs whose requests every engine refuses without a model. */
+const modelIsNeeded: ReadonlySet<Api> = new Set(['chat', 'completions', 'responses', 'messages', 'embeddings']);
+
+/** A request that could not be read. */
+const unknownFlow: FlowLabels = { model: '', target: '', fairnessId: defaultFairnessId, priority: 0 };
+
+/** The first of the headers that has a value. */
+function firstHeader(headers: readonly string[], names: readonly string[]): string | undefined {
+  for (const name of names) {
+    const value = headerOf(headers, name);
+    if (value !== undefined && value !== '') return value;
+  }
+  return undefined;
 }
 
 function headerOf(headers: readonly string[], name: string): string | undefined {
@@ -250,7 +330,7 @@ function toRoute(
 
 /** Counts a request on its endpoints from the choice on, and watches the answer go by. */
 export class WatchedExchange {
-  readonly #metrics: ModelMetrics;
+  readonly #metrics: FlowMetrics;
   readonly #clock: Clock;
   readonly #startMs: number;
   readonly #isStreaming: boolean;
@@ -269,7 +349,7 @@ export class WatchedExchange {
     match: PrefixMatch | undefined,
     isStreaming: boolean,
     bodyBytes: number,
-    metrics: ModelMetrics,
+    metrics: FlowMetrics,
     outcomes: Outcomes,
     clock: Clock,
   ) {

@@ -249,6 +249,13 @@ async function metricsPage(from = epp): Promise<string> {
   return (await fetch(`http://127.0.0.1:${from.metricsPort}/metrics`)).text();
 }
 
+const counters = (page: string) => ({
+  requests: [...page.matchAll(/^llm_d_epp_request_total\{.*\} (\d+)/gm)].reduce(
+    (sum, [, value]) => sum + Number(value),
+    0,
+  ),
+});
+
 describe('an endpoint that fails', () => {
   const twoPods = threePods.replace(/.*p0.*\n/, '');
   const answer = (status: string, served?: string) => ({
@@ -552,6 +559,7 @@ describe('a request', () => {
   it.each([
     ['malformed JSON', 'no healthy upstream', 400, /not valid JSON/],
     ['no object', '[1]', 400, /must be a JSON object/],
+    ['no model', '{"messages":[]}', 400, /model not found in request body/],
     ['a model of the wrong type', '{"model":5}', 400, /model must be a string/],
   ])('is refused: %s', async (_name, body, status, message) => {
     const stream = new Stream().send(requestHeaders(), requestBody(body));
@@ -561,6 +569,55 @@ describe('a request', () => {
     expect(error).toMatchObject({ type: 'BadRequestError', code: status });
     expect(error.message).toMatch(message);
     expect((await stream.status()).code).toBe(0);
+  });
+
+  it('is served by the model that a header names, and its answer names the one that was asked for', async () => {
+    const { requests } = counters(await metricsPage());
+    const stream = new Stream().send(
+      requestHeaders({
+        ...plainHeaders,
+        'x-gateway-model-name-rewrite': 'llama-v2',
+        'x-gateway-inference-fairness-id': 'tenant-a',
+        'x-llm-d-inference-objective': 'unknown',
+        'x-prefiller-host-port': '1.2.3.4:5',
+      }),
+      requestBody('{"n":1.0,"model":"llama","messages":[]}'),
+    );
+    const routed = await stream.next();
+    const sent = '{"n":1.0,"model":"llama-v2","messages":[]}';
+    expect(routed.set['content-length']).toBe(String(sent.length));
+    expect([...routed.remove].sort()).toEqual([
+      'x-gateway-inference-fairness-id',
+      'x-gateway-model-name-rewrite',
+      'x-llm-d-inference-objective',
+    ]);
+    expect(routed.set['x-prefiller-host-port']).toBe('10.0.0.9:8000');
+    let body = '';
+    for (let isEnd = false; !isEnd; ) {
+      const { chunk } = await stream.next();
+      body += chunk?.body?.toString() ?? '';
+      isEnd = chunk?.end_of_stream ?? false;
+    }
+    expect(body).toBe(sent);
+    stream.send({ response_headers: { headers: { headers: [{ key: ':status', raw_value: 'MjAw' }] } } });
+    expect((await stream.next()).remove).toEqual(['content-length']);
+    stream.send({
+      response_body: { body: Buffer.from('{"model": "llama-v2"}').toString('base64'), end_of_stream: true },
+    });
+    let answer = '';
+    for (let isEnd = false; !isEnd; ) {
+      const { chunk } = await stream.next();
+      answer += chunk?.body?.toString() ?? '';
+      isEnd = chunk?.end_of_stream ?? false;
+    }
+    expect(answer).toBe('{"model": "llama"}');
+    stream.end();
+    await stream.status();
+    const page = await metricsPage();
+    expect(page).toContain(
+      'llm_d_epp_request_total{model_name="llama",target_model_name="llama-v2",fairness_id="tenant-a",priority="0"} 1',
+    );
+    expect(counters(page).requests).toBe(requests + 1);
   });
 
   it('passes a large body unchanged, and answers 413 to one that is too large', async () => {

@@ -7,8 +7,10 @@ import type { Decision } from './framework/decision.ts';
 import { matchedShare, prefixMatchKey } from './framework/prefix-match.ts';
 import type { ProfileResult } from './framework/profile.ts';
 
-/** Distinct model names in labels; a client can invent any number. Later ones are told as `other`. */
-const maxModels = 1000;
+/** Distinct values of a label that clients can invent; later ones are told as `other`. */
+const maxValues = 1000;
+/** Distinct requests in labels; of later ones only the model is told. */
+const maxFlows = 4000;
 /** Endpoints in labels of counters; pods come and go. */
 const maxEndpoints = 4096;
 
@@ -19,8 +21,17 @@ interface Counting {
   inc(value?: number): void;
 }
 
-/** The bound metrics of one model name: no label objects are made while serving. */
-export interface ModelMetrics {
+/** What metrics tell of a request. */
+export interface FlowLabels {
+  /** The model that the client asked for, and the one that serves. */
+  readonly model: string;
+  readonly target: string;
+  readonly fairnessId: string;
+  readonly priority: number;
+}
+
+/** The bound metrics of one kind of request: no label objects are made while serving. */
+export interface FlowMetrics {
   readonly requests: Counting;
   readonly duration: Observer;
   readonly ttft: Observer;
@@ -50,7 +61,11 @@ export class EppTelemetry {
   readonly registry = new Registry();
   readonly schedulerE2e: Observer;
   readonly scrapeErrors: Counting;
-  readonly #models = new Map<string, ModelMetrics>();
+  readonly #flows = new Map<string, FlowMetrics>();
+  readonly #modelNames = new Set<string>();
+  readonly #fairnessIds = new Set<string>();
+  readonly #priorities = new Set<string>();
+  readonly #rewrites = this.#counter(eppMetrics.modelRewrites);
   readonly #profiles = new Map<string, ProfileMetrics>();
 
   readonly #schedulerRequests = this.#counter(eppMetrics.schedulerRequests);
@@ -163,19 +178,36 @@ export class EppTelemetry {
     return profile;
   }
 
-  /** The metrics of a model name. */
-  model(name: string): ModelMetrics {
-    const known = this.#models.get(name);
+  /** A model was rewritten by the object of that name. */
+  rewritten(source: string, model: string, target: string): void {
+    this.#rewrites.labels(source, bounded(this.#modelNames, model), bounded(this.#modelNames, target)).inc();
+  }
+
+  /** The metrics of a request. */
+  flow({ model, target, fairnessId, priority }: FlowLabels): FlowMetrics {
+    const isPlain = target === model && fairnessId === 'default-flow' && priority === 0;
+    const known = this.#flows.get(isPlain ? model : `${model}\n${target}\n${fairnessId}\n${priority}`);
     if (known !== undefined) return known;
-    const label = this.#models.size < maxModels ? name : 'other';
-    if (label === 'other' && name !== 'other') return this.model('other');
-    const values = [label, label, 'default-flow', '0'] as const;
+    const label = bounded(this.#modelNames, model);
+    const targetLabel = bounded(this.#modelNames, target);
+    const isFull = this.#flows.size >= maxFlows;
+    const values = [
+      label,
+      targetLabel,
+      isFull ? 'other' : bounded(this.#fairnessIds, fairnessId),
+      isFull ? 'other' : bounded(this.#priorities, String(priority)),
+    ] as const;
+    const [, , ...flow] = values;
+    // Under the labels themselves, so that requests that share them share one entry.
+    const key = targetLabel === label && flow.join() === 'default-flow,0' ? label : values.join('\n');
+    const shared = this.#flows.get(key);
+    if (shared !== undefined) return shared;
     const input = this.#input.labels(...values);
     const output = this.#output.labels(...values);
     const cached = this.#cached.labels(...values);
     const ttft = (streaming: string): Observer => this.#ttft.labels(...values, streaming);
     const attempts = new Map<string, Counting>();
-    const metrics: ModelMetrics = {
+    const metrics: FlowMetrics = {
       requests: this.#requests.labels(...values),
       duration: this.#duration.labels(...values),
       ttft: ttft('false'),
@@ -196,14 +228,14 @@ export class EppTelemetry {
         if (attempt === undefined) {
           const isKept = attempts.size < maxEndpoints;
           const endpoint = isKept ? primary.name : 'other';
-          attempt = this.#attempts.labels('success', label, endpoint, primary.namespace, String(primary.port));
+          attempt = this.#attempts.labels('success', targetLabel, endpoint, primary.namespace, String(primary.port));
           if (isKept) attempts.set(primary.id, attempt);
         }
         attempt.inc();
       },
-      failedAttempt: () => this.#attempts.labels('failure', label, '', '', '').inc(),
+      failedAttempt: () => this.#attempts.labels('failure', targetLabel, '', '', '').inc(),
     };
-    this.#models.set(name, metrics);
+    this.#flows.set(key, metrics);
     return metrics;
   }
 
@@ -231,4 +263,11 @@ export class EppTelemetry {
   #base(metric: EppMetric) {
     return { name: metric.name, help: metric.help, labelNames: [...metric.labels], registers: [this.registry] };
   }
+}
+
+function bounded(values: Set<string>, value: string): string {
+  if (values.has(value)) return value;
+  if (values.size >= maxValues) return 'other';
+  values.add(value);
+  return value;
 }

@@ -8,6 +8,7 @@ import { Datastore } from './datalayer/datastore.ts';
 import { engines } from './datalayer/engines.ts';
 import { startFileSource } from './datalayer/file-source.ts';
 import { createOutcomes } from './datalayer/outcomes.ts';
+import { noPolicySource, startPolicySource } from './datalayer/policy-source.ts';
 import { poolResources, startPoolSource, startSelectorSource, type Watches } from './datalayer/pool-source.ts';
 import { type Scraper, startScraper } from './datalayer/scraper.ts';
 import { createTurnClock } from './datalayer/turn-clock.ts';
@@ -71,8 +72,11 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
   });
   const { scrapeErrors, registry } = telemetry;
   const traces = new TraceRing(config.explainRequests);
+  let policySource = noPolicySource;
   const director = createDirector({
     datastore,
+    policies: () => policySource.current,
+    random,
     traces,
     outcomes: createOutcomes({
       datastore,
@@ -152,6 +156,11 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
 
     const source = await startSource(config, picker, datastore, deps);
     closers.push(() => source.close());
+    if (picker.fileDiscovery === undefined && deps.watches !== undefined) {
+      const pool = config.poolName === '' ? deploymentOf(config.podName) : config.poolName;
+      policySource = startPolicySource({ watches: deps.watches, namespace: config.poolNamespace, pool, log });
+      closers.push(() => policySource.close());
+    }
     if (picker.isScraped) {
       const scraper: Scraper = startScraper({
         datastore,
@@ -204,6 +213,11 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     await closeAll(closers, log);
     throw thrown;
   }
+}
+
+/** A Deployment's name by that of a pod of it: what objectives refer to where there is no pool. */
+function deploymentOf(podName: string): string {
+  return podName.replace(/-[a-z0-9]+-[a-z0-9]+$/, '');
 }
 
 /** Each plugin's failure is logged at most once in this time. */

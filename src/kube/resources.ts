@@ -63,6 +63,21 @@ export const resources = {
   referenceGrants: inGroup('gateway.networking.k8s.io', 'v1beta1', 'ReferenceGrant', 'referencegrants'),
   inferencePools: inGroup('inference.networking.k8s.io', 'v1', 'InferencePool', 'inferencepools'),
   xInferencePools: inGroup('inference.networking.x-k8s.io', 'v1alpha2', 'InferencePool', 'inferencepools'),
+  inferenceObjectives: inGroup('llm-d.ai', 'v1alpha2', 'InferenceObjective', 'inferenceobjectives'),
+  xInferenceObjectives: inGroup(
+    'inference.networking.x-k8s.io',
+    'v1alpha2',
+    'InferenceObjective',
+    'inferenceobjectives',
+  ),
+  inferenceModelRewrites: inGroup('llm-d.ai', 'v1alpha2', 'InferenceModelRewrite', 'inferencemodelrewrites'),
+  xInferenceModelRewrites: inGroup(
+    'inference.networking.x-k8s.io',
+    'v1alpha2',
+    'InferenceModelRewrite',
+    'inferencemodelrewrites',
+  ),
+  inferenceModels: inGroup('inference.networking.x-k8s.io', 'v1alpha2', 'InferenceModel', 'inferencemodels'),
   llmInferenceServices: inGroup('serving.kserve.io', 'v1alpha2', 'LLMInferenceService', 'llminferenceservices'),
   llmInferenceServiceConfigs: inGroup(
     'serving.kserve.io',

@@ -4,6 +4,7 @@ import { AnswerReader } from './answer.ts';
 import { answeredTail, conversationOf } from './conversation.ts';
 import { errorBody } from './error-body.ts';
 import { editMembers, membersOf, rawMember } from './json-members.ts';
+import { replaceModelName, restoreModelName, toModelNames } from './model-name.ts';
 import { type Api, apiOf, type Completion, parseCompletion, promptText } from './request.ts';
 import { EventSplitter, eventData } from './sse.ts';
 import { reportsCachedTokens, usageOf } from './usage.ts';
@@ -417,5 +418,41 @@ describe('answers', () => {
     const reader = new AnswerReader('chat', false, 10);
     reader.push(Buffer.from('{"choices":[]}'));
     expect(reader.end().segments).toBeUndefined();
+  });
+});
+
+describe('model names', () => {
+  it.each([
+    ['{"model":"a","n":1.0,"big":12345678901234567890}', '{"model":"b\\"","n":1.0,"big":12345678901234567890}'],
+    [
+      ' { "x" : {"model":"a"}, "mo\\u0064el" : "a" , "m":[{"model":"a"}] }',
+      ' { "x" : {"model":"a"}, "mo\\u0064el" : "b\\"" , "m":[{"model":"a"}] }',
+    ],
+    [
+      '{"prompt":"ü \\"model\\":\\"a\\"","model":"a","model":"a"}',
+      '{"prompt":"ü \\"model\\":\\"a\\"","model":"b\\"","model":"b\\""}',
+    ],
+    ['{"prompt":"x"}', '{"prompt":"x"}'],
+  ])('of a request are replaced, the rest stays byte for byte: %s', (body, expected) => {
+    expect(Buffer.concat(replaceModelName(Buffer.from(body), 'b"')).toString()).toBe(expected);
+  });
+
+  const answer =
+    'data: {"id":1,"model":"v2","x":"\\"model\\":\\"v2\\""}\n\ndata: {"model": "v2","y":"mo"}\n\ndata: {"model":"v22"}\n\n"model":"v';
+  it.each([1, 2, 3, 5, 7, 11, 1000])('of an answer are restored, in pieces of %d bytes', (size) => {
+    const names = toModelNames('v2', 'ask"ed');
+    let held: Buffer = Buffer.alloc(0);
+    let text = '';
+    const bytes = Buffer.from(answer);
+    for (let at = 0; at < bytes.length; at += size) {
+      const next = restoreModelName(names, held, bytes.subarray(at, at + size), at + size >= bytes.length);
+      text += next.out.toString();
+      held = next.held;
+      expect(held.length).toBeLessThan(16);
+    }
+    expect(held).toHaveLength(0);
+    expect(text).toBe(
+      'data: {"id":1,"model":"ask\\"ed","x":"\\"model\\":\\"v2\\""}\n\ndata: {"model": "ask\\"ed","y":"mo"}\n\ndata: {"model":"v22"}\n\n"model":"v',
+    );
   });
 });

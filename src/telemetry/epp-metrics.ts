@@ -110,6 +110,11 @@ export const eppMetrics = {
     'namespace',
     'port',
   ]),
+  modelRewrites: counter('llm_d_epp_model_rewrite_decisions_total', 'Requests whose model was rewritten.', [
+    'model_rewrite_name',
+    'model_name',
+    'target_model',
+  ]),
   disaggDecisions: counter('llm_d_epp_disagg_decision_total', 'Choices with and without a prefill endpoint.', [
     'plugin_name',
     'plugin_type',

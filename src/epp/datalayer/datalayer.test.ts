@@ -12,6 +12,7 @@ import { Datastore, type EndpointSpec } from './datastore.ts';
 import { engines, readLoad } from './engines.ts';
 import { parseEndpointsFile, startFileSource } from './file-source.ts';
 import { LiveLoad } from './live-load.ts';
+import { startPolicySource } from './policy-source.ts';
 import {
   endpointsOf,
   type PodObject,
@@ -22,6 +23,7 @@ import {
   type Watches,
 } from './pool-source.ts';
 import { parseSeriesSpec, samplesOf } from './prometheus-text.ts';
+import { pickTarget, toRequestPolicies } from './request-policies.ts';
 import { type ScrapeSettings, startScraper } from './scraper.ts';
 
 const cleanUps: (() => Promise<unknown> | unknown)[] = [];
@@ -435,5 +437,96 @@ describe('the scraper', () => {
     const asked = count;
     await new Promise((resolve) => setTimeout(resolve, 80));
     expect(count).toBe(asked);
+  });
+});
+
+describe('policies for requests', () => {
+  const poolRef = { name: 'pool' };
+  const object = (kind: string, name: string, spec: object, creationTimestamp = '2026-01-01T00:00:00Z') => ({
+    apiVersion: 'llm-d.ai/v1alpha2',
+    kind,
+    metadata: { name, namespace: 'ns', creationTimestamp },
+    spec: { poolRef, ...spec },
+  });
+  const rule = (model: string | undefined, ...targets: (readonly [string, number?])[]) => ({
+    ...(model === undefined ? {} : { matches: [{ model: { type: 'Exact', value: model } }] }),
+    targets: targets.map(([modelRewrite, weight]) => ({ modelRewrite, ...(weight === undefined ? {} : { weight }) })),
+  });
+
+  it('come from the objects of the pool: the oldest first, exact matches before general ones, rewrites before models', () => {
+    const policies = toRequestPolicies('pool', {
+      objectives: [
+        object('InferenceObjective', 'high', { priority: 10 }),
+        object('InferenceObjective', 'unset', {}),
+        object('InferenceObjective', 'foreign', { priority: 5, poolRef: { name: 'other' } }),
+        object('InferenceObjective', 'odd', { priority: 5, poolRef: { name: 'pool', group: 'example.com' } }),
+      ],
+      rewrites: [
+        object(
+          'InferenceModelRewrite',
+          'young',
+          { rules: [rule('m', ['late']), rule(undefined, ['rest'])] },
+          '2026-02-01T00:00:00Z',
+        ),
+        object('InferenceModelRewrite', 'old', { rules: [rule('m', ['early', 3], ['rare', 1]), rule('none')] }),
+      ],
+      models: [
+        object('InferenceModel', 'm', {
+          modelName: 'm',
+          criticality: 'Sheddable',
+          targetModels: [{ name: 'x', weight: 1 }],
+        }),
+        object('InferenceModel', 'n', {
+          modelName: 'n',
+          criticality: 'Critical',
+          targetModels: [{ name: 'n1' }, { name: 'n2' }],
+        }),
+      ],
+    });
+    expect([...policies.priorityOfObjective]).toEqual([
+      ['high', 10],
+      ['unset', 0],
+    ]);
+    expect([...policies.priorityOfModel]).toEqual([
+      ['m', -1],
+      ['n', 1],
+    ]);
+    expect(policies.rewriteOfModel.get('m')).toMatchObject({ source: 'old', totalWeight: 4 });
+    expect(policies.rewriteOfModel.has('none')).toBe(false);
+    expect(policies.rewriteOfOthers).toMatchObject({ source: 'young' });
+    const pick = (model: string, random: number) => {
+      const rewrite = policies.rewriteOfModel.get(model);
+      return rewrite && pickTarget(rewrite, random);
+    };
+    expect([0, 0.74, 0.75, 0.999].map((random) => pick('m', random))).toEqual(['early', 'early', 'rare', 'rare']);
+    // Without weights each is as likely as the other.
+    expect([0, 0.49, 0.5, 0.999].map((random) => pick('n', random))).toEqual(['n1', 'n1', 'n2', 'n2']);
+  });
+
+  it('follow the cluster; the group of before only counts where the one of now is not served', async () => {
+    const informers = new Map<string, FakeInformer<KubeObject>>();
+    const watches: Watches = {
+      watch: <T extends KubeObject>(resource: { readonly kind: string; readonly group: string }) => {
+        const informer = new FakeInformer<T>();
+        informers.set(`${resource.kind} ${resource.group}`, informer as unknown as FakeInformer<KubeObject>);
+        return informer;
+      },
+    };
+    const source = startPolicySource({ watches, namespace: 'ns', pool: 'pool', log: silentLogger });
+    const settle = () => new Promise((resolve) => setTimeout(resolve, 5));
+    const at = (kind: string, group: string) => informers.get(`${kind} ${group}`) ?? fail();
+    expect(source.current.priorityOfObjective.size).toBe(0);
+    const old = at('InferenceObjective', 'inference.networking.x-k8s.io');
+    old.put(object('InferenceObjective', 'high', { priority: 1 }));
+    old.sync();
+    await settle();
+    expect([...source.current.priorityOfObjective]).toEqual([['high', 1]]);
+    const current = at('InferenceObjective', 'llm-d.ai');
+    current.put(object('InferenceObjective', 'other', { priority: 2 }));
+    current.sync();
+    await settle();
+    expect([...source.current.priorityOfObjective]).toEqual([['other', 2]]);
+    source.close();
+    expect([...informers.values()].map(({ isClosed }) => isClosed)).toEqual([true, true, true, true, true]);
   });
 });

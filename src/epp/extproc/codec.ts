@@ -56,19 +56,23 @@ export interface HeaderMutation {
   readonly remove: readonly string[];
 }
 
+/** What may be said about headers in a reply; about the request's also with its body, in the buffered modes. */
+interface HeaderReply {
+  readonly mutation?: HeaderMutation;
+  readonly clearRouteCache?: boolean;
+  /** Dynamic metadata: strings by namespace and key. */
+  readonly metadata?: Readonly<Record<string, Readonly<Record<string, string>>>>;
+}
+
 export type ProcessingResponse =
-  | {
-      readonly kind: 'requestHeaders' | 'responseHeaders';
-      readonly mutation?: HeaderMutation;
-      readonly clearRouteCache?: boolean;
-      /** Dynamic metadata: strings by namespace and key. */
-      readonly metadata?: Readonly<Record<string, Readonly<Record<string, string>>>>;
-    }
-  | {
+  | (HeaderReply & { readonly kind: 'requestHeaders' | 'responseHeaders' })
+  | (HeaderReply & {
       readonly kind: 'requestBody' | 'responseBody';
-      /** At most 62 000 bytes. Absent: an empty reply, for modes that echo the body themselves. */
+      /** For full duplex, at most 62 000 bytes. */
       readonly streamed?: { readonly body: Buffer; readonly endOfStream: boolean };
-    }
+      /** For the other modes, which send the body themselves: what to send in its place. */
+      readonly replacement?: Buffer;
+    })
   | { readonly kind: 'requestTrailers' | 'responseTrailers' }
   | {
       readonly kind: 'immediate';
@@ -428,23 +432,28 @@ export function encodeReplies(replies: readonly ProcessingResponse[]): Buffer {
 function sizeBound(reply: ProcessingResponse): number {
   switch (reply.kind) {
     case 'requestHeaders':
-    case 'responseHeaders': {
-      let size = slack + mutationBound(reply.mutation);
-      for (const [namespace, values] of Object.entries(reply.metadata ?? {})) {
-        size += namespace.length * 3 + slack;
-        for (const [key, value] of Object.entries(values)) size += (key.length + value.length) * 3 + slack;
-      }
-      return size;
-    }
+    case 'responseHeaders':
+      return headerReplyBound(reply);
     case 'requestBody':
-    case 'responseBody':
-      return (reply.streamed?.body.length ?? 0) + slack;
+    case 'responseBody': {
+      const size = (reply.streamed?.body.length ?? 0) + (reply.replacement?.length ?? 0) + slack;
+      return reply.mutation === undefined ? size : size + headerReplyBound(reply);
+    }
     case 'requestTrailers':
     case 'responseTrailers':
       return slack;
     case 'immediate':
       return mutationBound(reply.headers) + reply.body.length + reply.details.length * 3 + 2 * slack;
   }
+}
+
+function headerReplyBound({ mutation, metadata }: HeaderReply): number {
+  let size = slack + mutationBound(mutation);
+  for (const [namespace, values] of Object.entries(metadata ?? {})) {
+    size += namespace.length * 3 + slack;
+    for (const [key, value] of Object.entries(values)) size += (key.length + value.length) * 3 + slack;
+  }
+  return size;
 }
 
 function mutationBound(mutation: HeaderMutation | undefined): number {
@@ -469,13 +478,22 @@ function writeReply(writer: BackwardWriter, reply: ProcessingResponse): void {
     }
     case 'requestBody':
     case 'responseBody': {
+      if (reply.metadata !== undefined) writeMetadata(writer, reply.metadata);
       const outer = writer.at;
+      if (reply.clearRouteCache) writer.number(5, 1);
+      const mutation = writer.at;
       if (reply.streamed !== undefined) {
         if (reply.streamed.endOfStream) writer.number(2, 1);
         if (reply.streamed.body.length > 0) writer.bytes(1, reply.streamed.body);
-        writer.part(3, outer);
-        writer.part(3, outer);
+        writer.part(3, mutation);
+        writer.part(3, mutation);
+      } else if (reply.replacement !== undefined) {
+        // Nothing in its place is a field of its own: clear_body.
+        if (reply.replacement.length === 0) writer.number(2, 1);
+        else writer.bytes(1, reply.replacement);
+        writer.part(3, mutation);
       }
+      if (reply.mutation !== undefined) writeMutation(writer, 2, reply.mutation);
       writer.part(1, outer);
       writer.part(responseFields[reply.kind], outer);
       return;

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import protobuf from 'protobufjs';
 import { errorBody } from '../../openai/error-body.ts';
+import { toModelNames } from '../../openai/model-name.ts';
 import { split, toList } from './body-chunks.ts';
 import { CodecError, decodeRequest, encodeReplies, type ProcessingRequest, type ProcessingResponse } from './codec.ts';
 import { MessageAssembler } from './grpc.ts';
@@ -190,6 +191,33 @@ describe('writing', () => {
       { kind: 'responseBody', streamed: { body: Buffer.alloc(0), endOfStream: true } },
       { response_body: { response: { body_mutation: { streamed_response: { end_of_stream: true } } } } },
     ],
+    [
+      'another body, with what is said about headers',
+      {
+        kind: 'requestBody',
+        mutation: { set: [['x-a', 'b']], remove: ['x-c'] },
+        clearRouteCache: true,
+        metadata: { ns: { key: 'value' } },
+        replacement: Buffer.from('{}'),
+      },
+      {
+        request_body: {
+          response: {
+            header_mutation: { set_headers: [option('x-a', 'b')], remove_headers: ['x-c'] },
+            body_mutation: { body: text('{}') },
+            clear_route_cache: true,
+          },
+        },
+        dynamic_metadata: {
+          fields: { ns: { struct_value: { fields: { key: { string_value: 'value' } } } } },
+        },
+      },
+    ],
+    [
+      'no body instead of one',
+      { kind: 'responseBody', replacement: Buffer.alloc(0) },
+      { response_body: { response: { body_mutation: { clear_body: true } } } },
+    ],
     ['a body left alone', { kind: 'responseBody' }, { response_body: { response: {} } }],
     ['request trailers', { kind: 'requestTrailers' }, { request_trailers: {} }],
     ['response trailers', { kind: 'responseTrailers' }, { response_trailers: {} }],
@@ -286,6 +314,30 @@ describe('the session', () => {
     kind: 'answer',
     answer: { kind: 'route', mutation: { set: [], remove: [] }, metadata: {} },
   };
+  const modes = (requestBodyMode: number, responseBodyMode: number): SessionMessage => ({
+    kind: 'requestHeaders',
+    headers: [],
+    endOfStream: false,
+    aside: { protocol: { requestBodyMode, responseBodyMode } },
+  });
+  const otherBody: SessionMessage = {
+    kind: 'answer',
+    answer: {
+      kind: 'route',
+      mutation: { set: [], remove: [] },
+      metadata: {},
+      body: [Buffer.from('HELLO'), Buffer.from('!')],
+    },
+  };
+  const renamed: SessionMessage = {
+    kind: 'answer',
+    answer: {
+      kind: 'route',
+      mutation: { set: [], remove: [] },
+      metadata: {},
+      names: toModelNames('v2', 'llama'),
+    },
+  };
   const refusal: SessionMessage = {
     kind: 'answer',
     answer: { kind: 'reject', status: 429, body: errorBody(429, 'full') },
@@ -296,6 +348,8 @@ describe('the session', () => {
       case 'reply': {
         const { reply } = effect;
         if (reply.kind === 'immediate') return `immediate ${reply.status}`;
+        if ('replacement' in reply && reply.replacement !== undefined) return `${reply.kind} for ${reply.replacement}`;
+        if (reply.kind === 'responseHeaders') return [reply.kind, ...(reply.mutation?.remove ?? [])].join(' without ');
         if (!('streamed' in reply) || reply.streamed === undefined) return reply.kind;
         const { body: chunk, endOfStream } = reply.streamed;
         return `${reply.kind} ${chunk.length > 20 ? chunk.length : chunk.toString()}${endOfStream ? ' EOS' : ''}`;
@@ -453,16 +507,95 @@ describe('the session', () => {
       'decided',
     ],
     [
-      'a gateway in a mode that would deadlock',
+      'buffered bodies: headers go on at once, the choice comes with the body',
+      [modes(2, 2), body('hello', true), route, answerHeaders(), answerBody('ok', true)],
       [
-        {
-          kind: 'requestHeaders',
-          headers: [],
-          endOfStream: false,
-          aside: { protocol: { requestBodyMode: 2, responseBodyMode: 2 } },
-        },
+        'requestHeaders',
+        'decide 5',
+        'requestBody',
+        'responseHeaders',
+        'sawResponseHeaders',
+        'responseBody',
+        'sawResponseBody',
+        'sawResponseEnd',
       ],
-      ['immediate 500', 'end 0'],
+      'done',
+    ],
+    [
+      'buffered bodies with another body and trailers',
+      [modes(2, 2), body('hello', false), otherBody, requestTrailers],
+      ['requestHeaders', 'decide 5', 'requestBody for HELLO!', 'requestTrailers'],
+      'decided',
+    ],
+    [
+      'of a body that is buffered in part nothing is read',
+      [modes(3, 2), body('hel', false), route],
+      ['requestHeaders', 'decide 0', 'requestBody'],
+      'decided',
+    ],
+    [
+      'streamed bodies: chosen by the headers, every piece goes on',
+      [modes(1, 1), body('a', false), route, body('b', true), requestTrailers, answerHeaders(), answerBody('ok', true)],
+      [
+        ...['decide 0', 'requestHeaders', 'requestBody', 'requestBody', 'requestTrailers'],
+        ...['responseHeaders', 'sawResponseHeaders', 'responseBody', 'sawResponseBody', 'sawResponseEnd'],
+      ],
+      'done',
+    ],
+    [
+      'a buffered request with trailers alone',
+      [modes(2, 2), requestTrailers],
+      ['requestHeaders', 'immediate 400', 'end 0'],
+      'done',
+    ],
+    ['a mode that is not known', [modes(5, 5)], ['immediate 500', 'end 0'], 'done'],
+    [
+      "another model's answer, in pieces",
+      [
+        ...[headers(), body('hello', true), renamed, answerHeaders()],
+        ...[answerBody('{"mod', false), answerBody('el":"v', false), answerBody('2"}', true)],
+      ],
+      [
+        ...[
+          'decide 5',
+          'requestHeaders',
+          'requestBody hello EOS',
+          'responseHeaders without content-length',
+          'sawResponseHeaders',
+        ],
+        ...[
+          'responseBody {',
+          'sawResponseBody',
+          'sawResponseBody',
+          'responseBody "model":"llama"} EOS',
+          'sawResponseBody',
+          'sawResponseEnd',
+        ],
+      ],
+      'done',
+    ],
+    [
+      "another model's answer, buffered",
+      [modes(2, 2), body('hello', true), renamed, answerHeaders(), answerBody('{"model": "v2"}', true)],
+      [
+        ...[
+          'requestHeaders',
+          'decide 5',
+          'requestBody',
+          'responseHeaders without content-length',
+          'sawResponseHeaders',
+        ],
+        ...['responseBody for {"model": "llama"}', 'sawResponseBody', 'sawResponseEnd'],
+      ],
+      'done',
+    ],
+    [
+      'what is held back goes out before trailers',
+      [headers(true), renamed, answerHeaders(), answerBody('x"mo', false), responseTrailers],
+      [
+        ...['decide 0', 'requestHeaders', 'responseHeaders without content-length', 'sawResponseHeaders'],
+        ...['responseBody x', 'sawResponseBody', 'responseBody "mo', 'responseTrailers', 'sawResponseEnd'],
+      ],
       'done',
     ],
   ];

@@ -2,7 +2,15 @@ import { messageOf } from '../../errors.ts';
 import type { Logger } from '../../telemetry/log.ts';
 import { CodecError, decodeRequest, encodeReplies, type HeaderPairs, type ProcessingResponse } from './codec.ts';
 import type { Service } from './grpc.ts';
-import { type Answer, initialState, type Question, type SessionEffect, type SessionMessage, step } from './session.ts';
+import {
+  type Answer,
+  initialState,
+  isOverAtClose,
+  type Question,
+  type SessionEffect,
+  type SessionMessage,
+  step,
+} from './session.ts';
 
 export const processMethod = '/envoy.service.ext_proc.v3.ExternalProcessor/Process';
 
@@ -123,7 +131,10 @@ export function createProcessService(options: {
         advance(message);
         flush();
       },
-      onHalfClose: () => call.end(0),
+      onHalfClose: () => {
+        if (isOverAtClose(state)) finish(true);
+        call.end(0);
+      },
       onClose: () => {
         isClosed = true;
         finish(false);

@@ -1,4 +1,5 @@
 import { type ErrorBody, errorBody } from '../../openai/error-body.ts';
+import { type ModelNames, restoreModelName } from '../../openai/model-name.ts';
 import { type Chunks, split, toList } from './body-chunks.ts';
 import {
   bodySendModes,
@@ -22,6 +23,10 @@ export type Answer =
       readonly kind: 'route';
       readonly mutation: HeaderMutation;
       readonly metadata: Readonly<Record<string, Readonly<Record<string, string>>>>;
+      /** The request's body where it is to be another. */
+      readonly body?: readonly Buffer[];
+      /** The answer's model name is to be another. */
+      readonly names?: ModelNames;
     }
   | Rejection;
 
@@ -31,6 +36,8 @@ export interface Rejection {
   readonly body: ErrorBody;
   /** Value of `x-llm-d-request-dropped-reason`, where there is one. */
   readonly reason?: string;
+  /** Value of `Retry-After`, where trying again can help. */
+  readonly retryAfterS?: number;
 }
 
 /** How the gateway handles bodies, and what this session may hold. */
@@ -58,11 +65,19 @@ export type SessionState =
       readonly kind: 'deciding';
       readonly modes: Modes;
       readonly body: readonly Buffer[];
-      /** What ended the request, and so how the body's replies end. */
-      readonly end: 'headers' | 'body' | 'trailers';
+      /** What ended the request, and so how the body's replies end; `whole`: one reply for a buffered body. */
+      readonly end: 'headers' | 'body' | 'trailers' | 'whole';
+      /** Pieces that came meanwhile, in mode STREAMED, each to be replied to. */
+      readonly waiting: number;
     }
-  | { readonly kind: 'decided'; readonly modes: Modes }
-  | { readonly kind: 'responding'; readonly modes: Modes }
+  | { readonly kind: 'decided'; readonly modes: Modes; readonly names: ModelNames | undefined }
+  | {
+      readonly kind: 'responding';
+      readonly modes: Modes;
+      readonly names: ModelNames | undefined;
+      /** Held back of the answer: it may be the start of the model's name. */
+      readonly held: Buffer;
+    }
   | { readonly kind: 'done' }
   | { readonly kind: 'failed' };
 
@@ -91,12 +106,21 @@ export const initialState: SessionState = { kind: 'awaitingHeaders' };
 
 const duplex: Modes = { request: bodySendModes.fullDuplexStreamed, response: bodySendModes.fullDuplexStreamed };
 const invalidArgument = 3;
+const noBytes = Buffer.alloc(0);
 const nothing: readonly SessionEffect[] = [];
 const seenMutation: HeaderMutation = { set: [['x-went-into-resp-headers', 'true']], remove: [] };
 const responseHeadersReply: SessionEffect = {
   kind: 'reply',
   reply: { kind: 'responseHeaders', mutation: seenMutation },
 };
+/** Another model name may have another length. */
+const renamedHeadersReply: SessionEffect = {
+  kind: 'reply',
+  reply: { kind: 'responseHeaders', mutation: { ...seenMutation, remove: ['content-length'] } },
+};
+const requestHeadersReply: SessionEffect = { kind: 'reply', reply: { kind: 'requestHeaders' } };
+const requestBodyReply: SessionEffect = { kind: 'reply', reply: { kind: 'requestBody' } };
+const requestTrailersReply: SessionEffect = { kind: 'reply', reply: { kind: 'requestTrailers' } };
 const responseEnd: SessionEffect = { kind: 'sawResponseEnd' };
 
 /**
@@ -104,7 +128,10 @@ const responseEnd: SessionEffect = { kind: 'sawResponseEnd' };
  *
  * Guarantees: replies go header → body → trailers; the request's header reply goes out exactly once and before any
  * of its body; end of stream is said exactly once, on the last body chunk unless trailers follow.
- * Source: Envoy's external_processor.proto, mode FULL_DUPLEX_STREAMED.
+ * By request_body_mode: FULL_DUPLEX_STREAMED replies to headers and body once the body is complete. BUFFERED and
+ * BUFFERED_PARTIAL reply to headers at once and choose with the body; of a partial body nothing is read. STREAMED and NONE
+ * have to choose by the headers alone.
+ * Source: Envoy's external_processor.proto.
  */
 export function step(state: SessionState, message: SessionMessage, limits: SessionLimits): Step {
   // Replies to a gateway that only observes would be ignored; so is everything it shows.
@@ -139,30 +166,44 @@ function onRequestHeaders(state: SessionState, message: HeadersMessage): Step {
     aside.protocol === undefined
       ? duplex
       : { request: aside.protocol.requestBodyMode, response: aside.protocol.responseBodyMode };
-  if (message.endOfStream || modes.request === bodySendModes.none) {
+  const { request } = modes;
+  if (message.endOfStream || request === bodySendModes.none || request === bodySendModes.streamed) {
     return {
-      state: { kind: 'deciding', modes, body: [], end: 'headers' },
+      state: { kind: 'deciding', modes, body: [], end: 'headers', waiting: 0 },
       effects: [{ kind: 'decide', question: { headers, body: [], bodyBytes: 0, subset: aside.subset } }],
     };
   }
-  if (modes.request !== bodySendModes.fullDuplexStreamed) {
-    // In every other mode the gateway waits for the header reply before it sends the body: it would wait for ever.
-    return reject(
-      500,
-      `the gateway sends bodies in mode ${modes.request}; set request_body_mode: FULL_DUPLEX_STREAMED in its ext_proc filter`,
-    );
-  }
-  return {
-    state: { kind: 'buffering', headers, subset: aside.subset, modes, chunks: undefined, bytes: 0 },
-    effects: nothing,
+  const buffering: SessionState = {
+    kind: 'buffering',
+    headers,
+    subset: aside.subset,
+    modes,
+    chunks: undefined,
+    bytes: 0,
   };
+  if (request === bodySendModes.fullDuplexStreamed) return { state: buffering, effects: nothing };
+  if (isBuffered(request)) return { state: buffering, effects: [requestHeadersReply] };
+  return reject(
+    500,
+    `the gateway sends bodies in mode ${request}, which is not known; set request_body_mode: FULL_DUPLEX_STREAMED in its ext_proc filter`,
+  );
+}
+
+function isBuffered(mode: number): boolean {
+  return mode === bodySendModes.buffered || mode === bodySendModes.bufferedPartial;
 }
 
 function onRequestBody(state: SessionState, message: BodyMessage, limits: SessionLimits): Step {
   // After an early answer of the gateway itself the rest of the request no longer matters.
   if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed')
     return { state, effects: nothing };
-  if (state.kind !== 'buffering') return outOfTurn(state, 'a request body');
+  if (state.kind !== 'buffering') {
+    const isStreamed = 'modes' in state && state.modes.request === bodySendModes.streamed;
+    if (isStreamed && state.kind === 'decided') return { state, effects: [requestBodyReply] };
+    if (isStreamed && state.kind === 'deciding')
+      return { state: { ...state, waiting: state.waiting + 1 }, effects: nothing };
+    return outOfTurn(state, 'a request body');
+  }
   const bytes = state.bytes + message.body.length;
   if (bytes > limits.maxBodyBytes) {
     return reject(
@@ -172,21 +213,34 @@ function onRequestBody(state: SessionState, message: BodyMessage, limits: Sessio
   }
   const chunks: Chunks = { chunk: message.body, before: state.chunks };
   const subset = message.aside.subset ?? state.subset;
+  if (isBuffered(state.modes.request)) {
+    const isCut = state.modes.request === bodySendModes.bufferedPartial && !message.endOfStream;
+    return decide(isCut ? { ...state, subset } : { ...state, chunks, bytes, subset }, 'whole');
+  }
   if (!message.endOfStream) return { state: { ...state, chunks, bytes, subset }, effects: nothing };
   return decide({ ...state, chunks, bytes, subset }, 'body');
 }
 
 function onRequestTrailers(state: SessionState): Step {
-  if (state.kind === 'buffering') return decide(state, 'trailers');
+  if (state.kind === 'buffering') {
+    if (!isBuffered(state.modes.request)) return decide(state, 'trailers');
+    return reject(400, 'a request with trailers needs a body');
+  }
+  // The other modes have had their replies to headers and body.
+  if (state.kind === 'decided' && state.modes.request !== bodySendModes.fullDuplexStreamed)
+    return { state, effects: [requestTrailersReply] };
   if (state.kind === 'responding' || state.kind === 'done' || state.kind === 'failed')
     return { state, effects: nothing };
   return outOfTurn(state, 'request trailers');
 }
 
-function decide(state: Extract<SessionState, { kind: 'buffering' }>, end: 'body' | 'trailers'): Step {
+function decide(
+  state: Extract<SessionState, { kind: 'buffering' }>,
+  end: Extract<SessionState, { kind: 'deciding' }>['end'],
+): Step {
   const body = toList(state.chunks);
   return {
-    state: { kind: 'deciding', modes: state.modes, body, end },
+    state: { kind: 'deciding', modes: state.modes, body, end, waiting: 0 },
     effects: [
       { kind: 'decide', question: { headers: state.headers, body, bodyBytes: state.bytes, subset: state.subset } },
     ],
@@ -196,27 +250,25 @@ function decide(state: Extract<SessionState, { kind: 'buffering' }>, end: 'body'
 function onAnswer(state: SessionState, answer: Answer): Step {
   if (state.kind !== 'deciding') return { state, effects: nothing };
   if (answer.kind === 'reject') return rejected(answer);
-  const effects: SessionEffect[] = [
-    {
-      kind: 'reply',
-      reply: {
-        kind: 'requestHeaders',
-        mutation: answer.mutation,
-        clearRouteCache: true,
-        metadata: answer.metadata,
-      },
-    },
-  ];
-  if (state.end !== 'headers') {
-    const chunks = split(state.body);
+  const { mutation, metadata, names } = answer;
+  const next: SessionState = { kind: 'decided', modes: state.modes, names };
+  const said = { mutation, clearRouteCache: true, metadata };
+  if (state.end === 'whole') {
+    const replacement = answer.body === undefined ? {} : { replacement: Buffer.concat(answer.body) };
+    return { state: next, effects: [{ kind: 'reply', reply: { kind: 'requestBody', ...said, ...replacement } }] };
+  }
+  const effects: SessionEffect[] = [{ kind: 'reply', reply: { kind: 'requestHeaders', ...said } }];
+  if (state.end === 'headers') for (let i = 0; i < state.waiting; i++) effects.push(requestBodyReply);
+  else {
+    const chunks = split(answer.body ?? state.body);
     for (let i = 0; i < chunks.length; i++) {
       const endOfStream = state.end === 'body' && i === chunks.length - 1;
-      effects.push(streamed('requestBody', chunks[i] ?? Buffer.alloc(0), endOfStream));
+      effects.push(streamed('requestBody', chunks[i] ?? noBytes, endOfStream));
     }
-    if (state.end === 'body' && chunks.length === 0) effects.push(streamed('requestBody', Buffer.alloc(0), true));
-    if (state.end === 'trailers') effects.push({ kind: 'reply', reply: { kind: 'requestTrailers' } });
+    if (state.end === 'body' && chunks.length === 0) effects.push(streamed('requestBody', noBytes, true));
+    if (state.end === 'trailers') effects.push(requestTrailersReply);
   }
-  return { state: { kind: 'decided', modes: state.modes }, effects };
+  return { state: next, effects };
 }
 
 function onResponseHeaders(state: SessionState, message: HeadersMessage): Step {
@@ -230,11 +282,14 @@ function onResponseHeaders(state: SessionState, message: HeadersMessage): Step {
     case 'buffering':
     case 'deciding':
     case 'decided': {
+      const names = state.kind === 'decided' ? state.names : undefined;
       const effects: SessionEffect[] = [
-        responseHeadersReply,
+        names === undefined ? responseHeadersReply : renamedHeadersReply,
         { kind: 'sawResponseHeaders', headers: message.headers, served: message.aside.served },
       ];
-      if (!message.endOfStream) return { state: { kind: 'responding', modes: state.modes }, effects };
+      if (!message.endOfStream) {
+        return { state: { kind: 'responding', modes: state.modes, names, held: noBytes }, effects };
+      }
       return { state: { kind: 'done' }, effects: [...effects, responseEnd] };
     }
   }
@@ -243,17 +298,25 @@ function onResponseHeaders(state: SessionState, message: HeadersMessage): Step {
 function onResponseBody(state: SessionState, message: BodyMessage): Step {
   if (state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
   if (state.kind !== 'responding') return outOfTurn(state, 'a response body');
+  const isDuplex = state.modes.response === bodySendModes.fullDuplexStreamed;
+  let { body } = message;
+  let { held } = state;
+  // Only full duplex can send a part of a piece later.
+  if (state.names !== undefined) {
+    ({ out: body, held } = restoreModelName(state.names, held, body, message.endOfStream || !isDuplex));
+  }
   const effects: SessionEffect[] = [];
-  if (state.modes.response === bodySendModes.fullDuplexStreamed) {
-    const chunks = split([message.body]);
+  if (isDuplex) {
+    const chunks = body.length === 0 && !message.endOfStream ? [] : split([body]);
     for (let i = 0; i < chunks.length; i++) {
-      effects.push(
-        streamed('responseBody', chunks[i] ?? Buffer.alloc(0), message.endOfStream && i === chunks.length - 1),
-      );
+      effects.push(streamed('responseBody', chunks[i] ?? noBytes, message.endOfStream && i === chunks.length - 1));
     }
-  } else effects.push({ kind: 'reply', reply: { kind: 'responseBody' } });
+  } else {
+    const replacement = body === message.body ? {} : { replacement: body };
+    effects.push({ kind: 'reply', reply: { kind: 'responseBody', ...replacement } });
+  }
   effects.push({ kind: 'sawResponseBody', body: message.body });
-  if (!message.endOfStream) return { state, effects };
+  if (!message.endOfStream) return { state: held === state.held ? state : { ...state, held }, effects };
   effects.push(responseEnd);
   return { state: { kind: 'done' }, effects };
 }
@@ -261,10 +324,16 @@ function onResponseBody(state: SessionState, message: BodyMessage): Step {
 function onResponseTrailers(state: SessionState): Step {
   if (state.kind === 'done' || state.kind === 'failed') return { state, effects: nothing };
   if (state.kind !== 'responding') return outOfTurn(state, 'response trailers');
+  const effects: SessionEffect[] = state.held.length === 0 ? [] : [streamed('responseBody', state.held, false)];
   return {
     state: { kind: 'done' },
-    effects: [{ kind: 'reply', reply: { kind: 'responseTrailers' } }, responseEnd],
+    effects: [...effects, { kind: 'reply', reply: { kind: 'responseTrailers' } }, responseEnd],
   };
+}
+
+/** Whether the answer is complete when the gateway closes the stream: without a response body it never says so. */
+export function isOverAtClose(state: SessionState): boolean {
+  return state.kind === 'responding' && state.modes.response === bodySendModes.none;
 }
 
 function streamed(kind: 'requestBody' | 'responseBody', body: Buffer, endOfStream: boolean): SessionEffect {
@@ -275,9 +344,10 @@ function reject(status: number, message: string): Step {
   return rejected({ kind: 'reject', status, body: errorBody(status, message) });
 }
 
-function rejected({ status, body, reason }: Rejection): Step {
+function rejected({ status, body, reason, retryAfterS }: Rejection): Step {
   const set: (readonly [string, string])[] = [['content-type', 'application/json']];
   if (reason !== undefined) set.push(['x-llm-d-request-dropped-reason', reason]);
+  if (retryAfterS !== undefined) set.push(['retry-after', String(retryAfterS)]);
   return {
     state: { kind: 'done' },
     effects: [

@@ -13,6 +13,11 @@ export const pickerRules = [
     verbs: ['get', 'list', 'watch'],
   },
   {
+    apiGroups: ['llm-d.ai', 'inference.networking.x-k8s.io'],
+    resources: ['inferenceobjectives', 'inferencemodelrewrites', 'inferencemodels'],
+    verbs: ['get', 'list', 'watch'],
+  },
+  {
     apiGroups: ['coordination.k8s.io'],
     resources: ['leases'],
     verbs: ['get', 'list', 'watch', 'create', 'update', 'patch', 'delete'],
