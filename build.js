@@ -16,6 +16,8 @@ const options = {
   target: 'node24',
   // ES modules where a package has them: its CommonJS loses its names behind a lazy import.
   mainFields: ['module', 'main'],
+  // Brings binaries of its own; loaded by the picker only where a configuration listens for events of engines.
+  external: ['zeromq'],
   sourcemap: 'linked',
   logLevel: 'warning',
   // CommonJS dependencies look for these.

@@ -15,12 +15,14 @@ export type DebugHandler = (call: {
 
 const bodyTimeoutMs = 10_000;
 
-/** Serves `GET /metrics` and `/debug/explain`. Rejects with AppError `unavailable` when the port cannot be had. */
+/** Serves `GET /metrics`, `/debug/explain` and `/debug/plugins/state`. Rejects with AppError `unavailable` when the port cannot be had. */
 export async function startMetricsServer(options: {
   readonly registry: Registry;
   /** Also under the names of before. */
   readonly hasOldNames: boolean;
   readonly explain: DebugHandler;
+  /** What each plugin knows at the moment, by its name. */
+  readonly pluginState: () => Readonly<Record<string, unknown>>;
   readonly maxBodyBytes: number;
   readonly address: string | undefined;
   readonly port: number;
@@ -35,11 +37,16 @@ export async function startMetricsServer(options: {
       const old = options.hasOldNames ? await renderOldNames(registry) : '';
       return { status: 200, contentType: registry.contentType, body: (await registry.metrics()) + old };
     }
+    if (pathname === '/debug/plugins/state' && isRead) {
+      const body = `${JSON.stringify(options.pluginState(), null, 2)}\n`;
+      return { status: 200, contentType: 'application/json', body };
+    }
     if (pathname === '/debug/explain' && (isRead || method === 'POST')) {
       const body = isRead ? Buffer.alloc(0) : await readBody(request, options.maxBodyBytes);
       return options.explain({ method, query: searchParams, body });
     }
-    const body = 'metrics are at GET /metrics, choices at GET and POST /debug/explain\n';
+    const body =
+      'metrics are at GET /metrics, choices at GET and POST /debug/explain, plugins at GET /debug/plugins/state\n';
     return { status: 404, contentType: 'text/plain', body };
   };
 

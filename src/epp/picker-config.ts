@@ -17,6 +17,7 @@ import {
   type Plugin,
   type PluginFactory,
   type PluginFailure,
+  type PoolView,
   type Producer,
   type ProfileHandler,
 } from './framework/plugin.ts';
@@ -106,6 +107,9 @@ const prefixReaders = new Set([
   'session-affinity-scorer',
   'session-affinity-filter',
 ]);
+const sessionReaders = new Set(['session-affinity-scorer', 'session-affinity-filter']);
+/** Plugins that know from the engines' events; with one of them, nothing is guessed unless asked for. */
+const preciseProducers = new Set(['precise-prefix-cache-producer', 'precise-prefix-cache-scorer']);
 const prefixProducer = 'approx-prefix-cache-producer';
 /** Older configurations give the producer's settings to the scorer. Sizes were in characters. */
 const movedParameters = [
@@ -361,6 +365,8 @@ export function buildScheduler(
     readonly factories: Readonly<Record<string, PluginFactory>>;
     readonly clock: Clock;
     readonly random: () => number;
+    /** The pool's endpoints; none when absent. */
+    readonly pool?: PoolView;
     /** Folder that relative paths start from; the current one when absent. */
     readonly baseDir?: string;
     /** Told of every choice in which a plugin had no say. */
@@ -372,6 +378,7 @@ export function buildScheduler(
   const given = (name: string) => ({
     clock: deps.clock,
     random: deps.random,
+    pool: deps.pool ?? { current: () => [], subscribe: () => () => {} },
     baseDir: deps.baseDir ?? '.',
     report: (reason: PluginFailure, message: string) => deps.report?.(name, reason, message),
   });
@@ -498,8 +505,13 @@ function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly
   if (Object.keys(moved).length > 0) {
     warnings.push(`prefix-cache-scorer: ${Object.keys(moved).join(', ')} belong to ${prefixProducer} now`);
   }
-  if (!has(prefixProducer) && plugins.some(({ type }) => prefixReaders.has(type)))
-    added.push(add(prefixProducer, moved));
+  const isPrecise = [...preciseProducers].some(has);
+  const needsPrefixes = plugins.some(({ type }) => (isPrecise ? sessionReaders : prefixReaders).has(type));
+  if (!has(prefixProducer) && needsPrefixes) added.push(add(prefixProducer, moved));
+  if (isPrecise && !has('token-producer') && !has('tokenizer')) {
+    added.push(add('token-producer', { vllm: { fromPool: true } }));
+    warnings.push("no token-producer is listed: prompts are tokenized by the pool's endpoints");
+  }
   if (!has('disagg-profile-handler') && !has('single-profile-handler')) added.push(add('single-profile-handler'));
   if (has('disagg-profile-handler') && !has('disagg-headers-handler') && !has('prefill-header-handler')) {
     const handler = plugins.find(({ type }) => type === 'disagg-profile-handler');

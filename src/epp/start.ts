@@ -60,6 +60,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     factories: pluginFactories,
     clock,
     random,
+    pool: { current: () => datastore.snapshot.endpoints, subscribe: (listener) => datastore.subscribe(listener) },
     baseDir: config.configFile === '' ? '.' : dirname(config.configFile),
     report: createReport(log, (plugin, reason) => telemetry?.pluginFailed(plugin, reason)),
     observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
@@ -119,6 +120,10 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
           (body, path) =>
             director.explain({ headers: [':path', path], body: [body], bodyBytes: body.length, subset: undefined }),
           call,
+        ),
+      pluginState: () =>
+        Object.fromEntries(
+          built.plugins.flatMap((plugin) => (plugin.state === undefined ? [] : [[plugin.name, plugin.state()]])),
         ),
       address,
       port: config.metricsPort,

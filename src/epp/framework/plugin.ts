@@ -15,6 +15,8 @@ export interface Plugin {
   ready?(): Promise<void>;
   /** Gives back what the plugin holds besides memory. */
   close?(): void | Promise<void>;
+  /** What it knows at the moment, in figures, for people. */
+  state?(): Readonly<Record<string, unknown>>;
 }
 
 /** Leaves the endpoints that may serve the request, in their order. */
@@ -59,6 +61,8 @@ export interface Producer extends Plugin {
  * be learned is left out. The endpoints of the pool may have changed when the choice is made.
  */
 export interface Preparer extends Plugin {
+  /** Before the producers, which need what it learns; others are asked after them. */
+  readonly isEarly?: boolean;
   prepare(cycle: Cycle): Promise<void> | undefined;
 }
 
@@ -79,6 +83,13 @@ export const isPreRequest = (plugin: Plugin): plugin is PreRequest => 'preReques
 /** Why a plugin had no say: it threw, was not there in time, or gave what is no score. */
 export type PluginFailure = 'threw' | 'late' | 'invalid' | 'down';
 
+/** The pool's endpoints apart from any request. */
+export interface PoolView {
+  current(): readonly Endpoint[];
+  /** Calls back after every change; returns how to stop. */
+  subscribe(listener: () => void): () => void;
+}
+
 /** What a factory gets to make one plugin of a configuration. */
 export interface PluginContext {
   readonly type: string;
@@ -87,6 +98,7 @@ export interface PluginContext {
   /** Where the parameters stand, for messages: `plugins[2].parameters`. */
   readonly path: string;
   readonly clock: Clock;
+  readonly pool: PoolView;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
   /** Folder that relative paths in parameters start from. */

@@ -30,10 +30,20 @@ export class Scheduler {
   prepare(cycle: Cycle): Promise<unknown> | undefined {
     const { preparers } = this.#parts;
     if (preparers === undefined || preparers.length === 0) return undefined;
-    // So that those who are asked can be told what is cached where.
-    this.#produce(cycle);
-    const pending = preparers.map((preparer) => preparer.prepare(cycle)).filter((promise) => promise !== undefined);
-    return pending.length === 0 ? undefined : Promise.all(pending);
+    const ask = (isEarly: boolean): Promise<unknown> | undefined => {
+      const pending: Promise<void>[] = [];
+      for (const preparer of preparers) {
+        const promise = (preparer.isEarly ?? false) === isEarly ? preparer.prepare(cycle) : undefined;
+        if (promise !== undefined) pending.push(promise);
+      }
+      return pending.length === 0 ? undefined : Promise.all(pending);
+    };
+    const askLate = (): Promise<unknown> | undefined => {
+      // So that those who are asked can be told what is cached where.
+      this.#produce(cycle);
+      return ask(false);
+    };
+    return ask(true)?.then(askLate) ?? askLate();
   }
 
   /**

@@ -13,7 +13,12 @@ import { createModuleScorer } from './module/module-scorer.ts';
 import { createMaxScorePicker } from './picker/max-score-picker.ts';
 import { createRandomPicker } from './picker/random-picker.ts';
 import { createWeightedRandomPicker } from './picker/weighted-random-picker.ts';
+import {
+  createPrecisePrefixCacheProducer,
+  createPrecisePrefixCacheScorer,
+} from './precise/precise-prefix-cache-producer.ts';
 import { createApproxPrefixCacheProducer } from './producer/approx-prefix-cache-producer.ts';
+import { createTokenProducer } from './producer/token-producer.ts';
 import { createDisaggProfileHandler } from './profile/disagg-profile-handler.ts';
 import { createSingleProfileHandler } from './profile/single-profile-handler.ts';
 import { createActiveRequestScorer } from './scorer/active-request-scorer.ts';
@@ -65,6 +70,10 @@ export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
   'weighted-random-picker': createWeightedRandomPicker,
   'random-picker': createRandomPicker,
   // What the above need to know, and what the pod is told.
+  'token-producer': createTokenProducer,
+  tokenizer: createTokenProducer,
+  'precise-prefix-cache-producer': createPrecisePrefixCacheProducer,
+  'precise-prefix-cache-scorer': createPrecisePrefixCacheScorer,
   'approx-prefix-cache-producer': createApproxPrefixCacheProducer,
   'disagg-headers-handler': createDisaggHeadersHandler,
   'prefill-header-handler': createDisaggHeadersHandler,

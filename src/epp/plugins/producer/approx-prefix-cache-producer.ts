@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { Cycle, StateKey } from '../../framework/cycle-state.ts';
 import type { Endpoint } from '../../framework/endpoint.ts';
 import { type PluginFactory, type PreRequest, type Producer, parseParameters } from '../../framework/plugin.ts';
-import { type PrefixMatch, prefixMatchKey } from '../../framework/prefix-match.ts';
+import { type PrefixMatch, setPrefixMatch } from '../../framework/prefix-match.ts';
 import { PrefixIndex } from './prefix-index.ts';
 import { SessionIndex } from './session-index.ts';
 
@@ -137,8 +137,9 @@ export const createApproxPrefixCacheProducer: PluginFactory = (context): Produce
       const promptBytes = Math.max(text.length, units.ends[units.ends.length - 1] ?? 0);
       const session = sessionOf(cycle);
       cycle.set(unitsKey, units);
-      cycle.set(
-        prefixMatchKey,
+      setPrefixMatch(
+        cycle,
+        context.name,
         new Match(
           index,
           units,
@@ -148,6 +149,7 @@ export const createApproxPrefixCacheProducer: PluginFactory = (context): Produce
         ),
       );
     },
+    state: () => ({ blocks: index.size }),
     preRequest: (cycle, decision) => {
       const units = cycle.get(unitsKey);
       if (units === undefined) return;

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { type PluginFactory, parseParameters, type Scorer } from '../../framework/plugin.ts';
-import { matchedShare, prefixMatchKey } from '../../framework/prefix-match.ts';
+import { matchedShare, prefixMatchKeyOf } from '../../framework/prefix-match.ts';
 
 const parameters = z.strictObject({
   /** Weight of the length of a match beside its share, 0–1. */
@@ -13,12 +13,13 @@ const parameters = z.strictObject({
 
 /** w·min(1, matched tokens / scale)² + (1−w)·matched share of the prompt; 1 where the request's session is known. */
 export const createPrefixCacheScorer: PluginFactory = (context): Scorer => {
-  const { matchLengthWeight: weight, matchLengthScaleTokens: scale } = parseParameters(context, parameters);
+  const { matchLengthWeight: weight, matchLengthScaleTokens: scale, ...given } = parseParameters(context, parameters);
+  const key = prefixMatchKeyOf(given.prefixMatchInfoProducerName);
   return {
     type: context.type,
     name: context.name,
     score: (cycle, endpoints, scores) => {
-      const match = cycle.get(prefixMatchKey);
+      const match = cycle.get(key);
       if (match === undefined || !match.isWarm) return;
       for (let i = 0; i < endpoints.length; i++) {
         const endpoint = endpoints[i];
