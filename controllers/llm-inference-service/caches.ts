@@ -13,6 +13,7 @@ import { hasCode } from '../../src/kube/status-error.ts';
 import type { PodState } from '../../src/plan/causes.ts';
 import type { DeploymentState } from '../../src/plan/observed.ts';
 import type { Logger } from '../../src/telemetry/log.ts';
+import { NamedObjects } from './named-objects.ts';
 
 /** A service account as far as we read it. */
 export interface ServiceAccount extends KubeObject {
@@ -40,6 +41,8 @@ export interface Caches {
   readonly xPools: Informer<XInferencePool>;
   /** Every ServiceAccount, whoever made it: pods may name any. */
   readonly accounts: Informer<ServiceAccount>;
+  /** Objects of the users' own, each watched while a service names it. */
+  readonly named: NamedObjects;
   /** Kinds of children, each with its informer of the objects that carry our label. */
   readonly children: readonly Kept[];
   /** Synced before the first reconcile. */
@@ -157,6 +160,12 @@ export async function startCaches(
     pools,
     xPools,
     accounts,
+    named: new NamedObjects(({ resource, ref: { name, namespace } }) =>
+      start<KubeObject>(resource, {
+        ...(namespace === undefined ? {} : { namespace }),
+        fieldSelector: `metadata.name=${name}`,
+      }),
+    ),
     children,
     required: all.filter((informer) => !missing.has(informer)),
     missing: all.filter((informer) => missing.has(informer)),

@@ -12,6 +12,7 @@ import { hasCode } from '../../src/kube/status-error.ts';
 import { beforeRendering } from '../../src/plan/chains.ts';
 import { firstViolation, type Verdict } from '../../src/plan/check.ts';
 import { isStopped, refusedStatus, statusOf, statusPatch } from '../../src/plan/status.ts';
+import type { PoolGroup } from '../../src/render/input.ts';
 import { render } from '../../src/render/render.ts';
 import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
 import type { ControllerDefinition } from '../../src/runtime/controller.ts';
@@ -26,6 +27,7 @@ import {
   gatherService,
   type Settings,
   type Sources,
+  watchReferences,
 } from './gather.ts';
 import { GlobalConfig } from './global-config.ts';
 import { createTriggers } from './triggers.ts';
@@ -65,6 +67,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
   const gatewaysBeingMade = new Map<string, Promise<void>>();
 
   async function reconcile(ref: ObjectRef, signal: AbortSignal): Promise<Outcome> {
+    await watchReferences(sources, ref, signal);
     const service = gatherService(sources, ref);
     // Children go with their owner; nothing else needs cleaning up.
     if (!service || service.metadata.deletionTimestamp) return awaitChange();
@@ -92,10 +95,10 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
   }
 
   /** The manifests, or why there can be none. */
-  function renderOrRefuse({ service, effective, platform }: Gathered): readonly Manifest[] | Verdict {
+  function renderOrRefuse({ service, effective, platform, referenced }: Gathered): readonly Manifest[] | Verdict {
     if (isStopped(service)) return [];
     try {
-      return render({ service, effective, platform });
+      return render({ service, effective, platform, ownPoolGroup: poolGroupOf(referenced) });
     } catch (thrown) {
       if (!(thrown instanceof AppError)) throw thrown;
       return { condition: conditionTypes.presetsCombined, reason: reasons.invalidSpec, message: thrown.message };
@@ -229,6 +232,11 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     triggers: createTriggers(sources),
     ...(deps.workers === undefined ? {} : { workers: deps.workers }),
   };
+}
+
+/** The newer of the APIs in which the pool was found. */
+function poolGroupOf({ pool, xPool }: Gathered['referenced']): PoolGroup | undefined {
+  return pool ? 'inference.networking.k8s.io' : xPool ? 'inference.networking.x-k8s.io' : undefined;
 }
 
 /** A write that failed, as a verdict on the part that it was for. */

@@ -1,14 +1,16 @@
 import type { GlobalValues } from '../../src/api/global-config.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
-import type { KubeObject, Manifest, ObjectRef, Resource } from '../../src/kube/object.ts';
+import { type KubeObject, keyOf, type Manifest, type ObjectRef, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import type { Combined, Observed, Surroundings } from '../../src/plan/observed.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { childNames } from '../../src/render/names.ts';
 import { accountOf } from '../../src/render/pod/credentials.ts';
+import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
 import type { BaseConfigs } from './base-configs.ts';
 import { byComponent, byOwner, type Caches } from './caches.ts';
 import type { GlobalConfig } from './global-config.ts';
+import { namedBy, type Resolved, resolveReferences } from './references.ts';
 import type { Writes } from './writes.ts';
 
 /** The operator's settings as far as services depend on them. */
@@ -39,6 +41,7 @@ export interface Gathered {
   readonly combined: Combined;
   readonly platform: Platform;
   readonly surroundings: Surroundings;
+  readonly referenced: Resolved['referenced'];
   /** Live objects that the service controls. */
   readonly children: readonly KubeObject[];
 }
@@ -57,13 +60,35 @@ export function gatherService({ caches, writes }: Sources, ref: ObjectRef): LLMI
   return cached && writes.newest(resources.llmInferenceServices, ref, cached);
 }
 
+/** How long a reconcile waits for what its service names to be looked for. */
+const lookMs = 5_000;
+
+/** Watches what the service names, and waits until all of it has been looked for once; a service that is gone names nothing. */
+export async function watchReferences(sources: Sources, service: ObjectRef, signal: AbortSignal): Promise<void> {
+  const { named } = sources.caches;
+  const key = keyOf(service);
+  const live = gatherService(sources, service);
+  named.use(key, live && !live.metadata.deletionTimestamp ? namedBy(referenceInput(sources, live)) : []);
+  await named.settled(key, signal, lookMs);
+}
+
+function referenceInput(sources: Sources, service: LLMInferenceService) {
+  return {
+    service,
+    effective: sources.bases.of(service).effective,
+    served: gatherServed(sources.caches),
+    systemNamespace: sources.globals.settings.systemNamespace,
+  };
+}
+
 /** Reads what a service's manifests and verdicts depend on. */
 export function gather(sources: Sources, service: LLMInferenceService): Gathered {
   const surroundings = gatherSurroundings(sources);
   const { className, live } = surroundings.gateway;
   const { caches, bases } = sources;
   const { settings, notes } = sources.globals;
-  const { effective, combined } = bases.of(service);
+  const { combined } = bases.of(service);
+  const { effective, referenced, refusal } = resolveReferences(caches.named, referenceInput(sources, service));
   const account = caches.accounts.store.get({
     namespace: service.metadata.namespace ?? 'default',
     name: 'default',
@@ -71,8 +96,9 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
   return {
     service,
     effective,
-    combined: { ...combined, notes },
+    combined: { ...(refusal ? { refusal } : {}), ...combined, notes },
     surroundings,
+    referenced,
     platform: {
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
@@ -127,18 +153,23 @@ function gatherSurroundings({ caches, writes, globals: { settings } }: Sources):
         : undefined;
   const live = writes.newest(resources.gateways, { namespace, name }, caches.gateways.store.get({ namespace, name }));
   return {
-    served: {
-      gatewayApi: caches.gateways.isSynced && caches.gatewayClasses.isSynced && caches.routes.isSynced,
-      pool: caches.pools.isSynced,
-      xPool: caches.xPools.isSynced,
-      leaderWorkerSet: caches.leaderWorkerSets.isSynced,
-      scaledObject: isServed(caches, resources.scaledObjects),
-    },
+    served: gatherServed(caches),
     gateway: { name, namespace, ...(className === undefined ? {} : { className }), ...(live ? { live } : {}) },
     acceptedClasses: accepted,
     configuredClass: configured,
     urlScheme: settings.urlScheme,
+    modelHeader: modelRoutingHeader,
     hasPrometheus: settings.prometheus !== undefined,
+  };
+}
+
+function gatherServed(caches: Caches): Surroundings['served'] {
+  return {
+    gatewayApi: caches.gateways.isSynced && caches.gatewayClasses.isSynced && caches.routes.isSynced,
+    pool: caches.pools.isSynced,
+    xPool: caches.xPools.isSynced,
+    leaderWorkerSet: caches.leaderWorkerSets.isSynced,
+    scaledObject: isServed(caches, resources.scaledObjects),
   };
 }
 
@@ -171,7 +202,8 @@ export function gatherObserved(
   problems: NonNullable<Observed['problems']>,
 ): Observed {
   const { caches } = sources;
-  const { service } = gathered;
+  const { service, referenced } = gathered;
+  const ownPool = gathered.effective.router?.scheduler?.pool?.ref !== undefined;
   const namespace = service.metadata.namespace ?? 'default';
   const names = childNames(service.metadata.name);
   const live = <T>(resource: Resource, name: string, inNamespace = namespace) =>
@@ -191,7 +223,8 @@ export function gatherObserved(
     gatewayOf: (inNamespace, name) => live(resources.gateways, name, inNamespace),
     route: live(resources.httpRoutes, names.route),
     routeOf: (name) => live(resources.httpRoutes, name),
-    pool: live(resources.inferencePools, names.pool),
-    xPool: live(resources.xInferencePools, names.pool),
+    referenced,
+    pool: ownPool ? referenced.pool : live(resources.inferencePools, names.pool),
+    xPool: ownPool ? referenced.xPool : live(resources.xInferencePools, names.pool),
   };
 }

@@ -23,6 +23,8 @@ export const clusterRules: readonly PolicyRule[] = [
   // ownerReferences with blockOwnerDeletion are refused without it where that admission plugin is on.
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/finalizers'], verbs: ['update'] },
   { apiGroups: [''], resources: ['services', 'serviceaccounts'], verbs: own },
+  // Configurations of pickers, in whatever namespace a service names one.
+  { apiGroups: [''], resources: ['configmaps'], verbs: read },
   { apiGroups: [''], resources: ['events'], verbs: ['create', 'patch'] },
   { apiGroups: ['apps'], resources: ['deployments'], verbs: own },
   { apiGroups: ['policy'], resources: ['poddisruptionbudgets'], verbs: own },

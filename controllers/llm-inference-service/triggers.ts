@@ -1,11 +1,11 @@
-import type { Gateway } from '../../src/api/foreign/gateway-api.ts';
+import type { Gateway, HTTPRoute } from '../../src/api/foreign/gateway-api.ts';
 import { labels } from '../../src/api/labels.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import { hasDefaultGateway, routeRefsOf } from '../../src/api/v1alpha2/router-wishes.ts';
 import type { Change, Informer } from '../../src/kube/informer.ts';
 import { type KubeObject, keyOf, type ObjectRef, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import { causeOf } from '../../src/plan/causes.ts';
-import { hasDefaultGateway } from '../../src/render/input.ts';
 import { keysOfChange, ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
 import type { ServiceAccount } from './caches.ts';
 import { accountsOf, type Sources } from './gather.ts';
@@ -41,6 +41,7 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
         when: (before, after) => JSON.stringify(before.status?.conditions) !== JSON.stringify(after.status?.conditions),
       },
     ),
+    caches.named.trigger,
     triggerMapped(
       caches.accounts,
       ({ metadata: { name, namespace } }) =>
@@ -96,7 +97,7 @@ function refsOfOwner(child: KubeObject): readonly ObjectRef[] {
 }
 
 function isUsedBy(
-  { globals: { settings }, bases }: Sources,
+  { globals: { settings }, bases, caches }: Sources,
   service: LLMInferenceService,
   namespace: string,
   name: string,
@@ -104,7 +105,18 @@ function isUsedBy(
   const { metadata } = service;
   const spec = bases.of(service).effective;
   if (hasDefaultGateway(spec)) return settings.gateway.name === name && settings.gateway.namespace === namespace;
-  const refs = [...(spec.router?.gateway?.refs ?? []), ...(spec.router?.route?.http?.spec?.parentRefs ?? [])];
+  const parents = routeRefsOf(spec).flatMap((route) => {
+    const live = caches.named.get<HTTPRoute & KubeObject>({
+      resource: resources.httpRoutes,
+      ref: { namespace: metadata.namespace ?? 'default', name: route },
+    });
+    return live === undefined || live === 'unknown' ? [] : (live.spec.parentRefs ?? []);
+  });
+  const refs = [
+    ...(spec.router?.gateway?.refs ?? []),
+    ...(spec.router?.route?.http?.spec?.parentRefs ?? []),
+    ...parents,
+  ];
   return refs.some((ref) => ref.name === name && (ref.namespace ?? metadata.namespace) === namespace);
 }
 

@@ -1,4 +1,10 @@
-import type { Gateway, HTTPRouteSpec, ParentReference } from '../api/foreign/gateway-api.ts';
+import type {
+  Gateway,
+  HTTPRouteMatch,
+  HTTPRouteRule,
+  HTTPRouteSpec,
+  ParentReference,
+} from '../api/foreign/gateway-api.ts';
 import type { LLMInferenceServiceStatus } from '../api/v1alpha2/llm-inference-service.ts';
 
 /** Where a service answers: from the Gateways that its route hangs on and the paths of the route. */
@@ -6,30 +12,40 @@ import type { LLMInferenceServiceStatus } from '../api/v1alpha2/llm-inference-se
 export type Address = NonNullable<LLMInferenceServiceStatus['addresses']>[number];
 
 export interface AddressInput {
-  readonly route: HTTPRouteSpec;
-  /** Namespace of the route: a parent without one lies there. */
+  readonly routes: readonly HTTPRouteSpec[];
+  /** Names of the service's own pool and Services: rules that lead elsewhere are no way to it. */
+  readonly backends: readonly string[];
+  /** Namespace of the routes: a parent without one lies there. */
   readonly namespace: string;
-  readonly name: string;
   readonly models: readonly string[];
+  /** Header by whose value requests are routed without a path. */
+  readonly modelHeader: string;
   readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;
 }
 
 /** Name in place of the star of a wildcard listener. */
 const wildcardHost = 'inference';
 
-/** Every address of a route, sorted by URL; none while no Gateway has an address. */
+/** Every address of a service's routes, sorted by URL; none while no Gateway has an address. */
 export function addressesOf(input: AddressInput): readonly Address[] {
-  const paths = pathsOf(input.route);
   const found = new Map<string, Address>();
-  for (const parent of input.route.parentRefs ?? []) {
+  for (const route of input.routes)
+    for (const address of addressesOfRoute(input, route)) found.set(address.url, address);
+  return [...found.values()].sort((a, b) => compareTexts(a.url ?? '', b.url ?? ''));
+}
+
+function addressesOfRoute(input: AddressInput, route: HTTPRouteSpec): readonly (Address & { readonly url: string })[] {
+  const paths = pathsOf(route, input);
+  const found: (Address & { readonly url: string })[] = [];
+  for (const parent of route.parentRefs ?? []) {
     if ((parent.kind ?? 'Gateway') !== 'Gateway') continue;
     const namespace = parent.namespace ?? input.namespace;
     const gateway = input.gatewayOf(namespace, parent.name);
     if (!gateway) continue;
-    for (const origin of originsOf(gateway, parent, input.route.hostnames ?? []))
+    for (const origin of originsOf(gateway, parent, route.hostnames ?? []))
       for (const { path, isModelRouting } of paths) {
         const url = `${origin.url}${path}`;
-        found.set(url, {
+        found.push({
           name: `gateway-${origin.isInternal ? 'internal' : 'external'}${isModelRouting ? '-model-routing' : ''}`,
           url,
           origin: { group: 'gateway.networking.k8s.io', kind: 'Gateway', name: parent.name, namespace },
@@ -37,7 +53,7 @@ export function addressesOf(input: AddressInput): readonly Address[] {
         });
       }
   }
-  return [...found.values()].sort((a, b) => compareTexts(a.url ?? '', b.url ?? ''));
+  return found;
 }
 
 /**
@@ -85,16 +101,47 @@ function originsOf(
     });
 }
 
-/** The paths by which a route is entered: per kind of match, the shallowest. */
-function pathsOf(route: HTTPRouteSpec): readonly { readonly path: string; readonly isModelRouting: boolean }[] {
-  const shallowest = new Map<'own' | 'publisher' | 'header', string>();
-  for (const match of (route.rules ?? []).flatMap((rule) => rule.matches ?? [])) {
-    const path = (match.path?.value ?? '/').replace(/\/+$/, '');
-    const bucket = (match.headers ?? []).length > 0 ? 'header' : path.startsWith('/publishers/') ? 'publisher' : 'own';
-    const before = shallowest.get(bucket);
-    if (before === undefined || depthOf(path) < depthOf(before)) shallowest.set(bucket, path);
+type Bucket = 'own' | 'publisher' | 'header';
+
+/**
+ * The paths by which a route is entered: per kind of match, the shallowest of the rules that lead to the Service, which
+ * take every path, else of those that lead to the pool.
+ */
+function pathsOf(
+  route: HTTPRouteSpec,
+  { backends, modelHeader }: Pick<AddressInput, 'backends' | 'modelHeader'>,
+): readonly { readonly path: string; readonly isModelRouting: boolean }[] {
+  const all = route.rules ?? [];
+  const leadsHere = (rule: HTTPRouteRule) => rule.backendRefs?.some(({ name }) => backends.includes(name)) ?? false;
+  // Users may lead to the pods by Services that we do not know.
+  const rules = all.some(leadsHere) ? all.filter(leadsHere) : all;
+  const isOfService = (rule: HTTPRouteRule) =>
+    rule.backendRefs?.some(({ kind }) => (kind ?? 'Service') === 'Service') ?? false;
+  const shallowest = new Map<Bucket, string>();
+  for (const some of [rules.filter(isOfService), rules.filter((rule) => !isOfService(rule))]) {
+    const found = new Map<Bucket, string>();
+    for (const match of some.flatMap(matchesOf)) {
+      const path = (match.path?.value ?? '/').replace(/\/+$/, '');
+      const bucket = bucketOf(match, path, modelHeader);
+      if (!bucket || shallowest.has(bucket)) continue;
+      const before = found.get(bucket);
+      if (before === undefined || depthOf(path) < depthOf(before)) found.set(bucket, path);
+    }
+    for (const [bucket, path] of found) shallowest.set(bucket, path);
   }
   return [...shallowest].map(([bucket, path]) => ({ path, isModelRouting: bucket === 'header' }));
+}
+
+/** A rule without matches takes every request. */
+function matchesOf(rule: HTTPRouteRule): readonly HTTPRouteMatch[] {
+  return (rule.matches ?? []).length > 0 ? (rule.matches ?? []) : [{ path: { type: 'PathPrefix', value: '/' } }];
+}
+
+/** Requests that need further headers have no address that says so. */
+function bucketOf({ headers, path: wanted }: HTTPRouteMatch, path: string, modelHeader: string): Bucket | undefined {
+  if (wanted?.type === 'RegularExpression') return undefined;
+  if ((headers ?? []).length === 0) return path.startsWith('/publishers/') ? 'publisher' : 'own';
+  return headers?.some(({ name }) => name.toLowerCase() === modelHeader.toLowerCase()) ? 'header' : undefined;
 }
 
 function depthOf(path: string): number {

@@ -57,8 +57,17 @@ export interface Surroundings {
   readonly configuredClass: string;
   /** Scheme of the URL to show where a Gateway listens for both. */
   readonly urlScheme: 'http' | 'https';
+  /** Header by whose value requests are routed to a model. */
+  readonly modelHeader: string;
   /** Whether the operator knows a Prometheus for the variant autoscaler's metric. */
   readonly hasPrometheus: boolean;
+}
+
+/** Objects of the user's own that the spec names, as they are; absent ones do not exist. */
+export interface Referenced {
+  readonly routes: readonly { readonly name: string; readonly live: HTTPRoute | undefined }[];
+  readonly pool?: InferencePool;
+  readonly xPool?: XInferencePool;
 }
 
 /** How the effective spec came about: which base configurations the service is laid over. */
@@ -96,6 +105,8 @@ export interface Observed extends CheckInput {
   readonly route: HTTPRoute | undefined;
   /** Further HTTPRoutes, which a service with many adapters has. */
   readonly routeOf?: (name: string) => HTTPRoute | undefined;
+  readonly referenced?: Referenced;
+  /** The pool of the service, its own or the one that it names. */
   readonly pool: InferencePool | undefined;
   readonly xPool: XInferencePool | undefined;
 }

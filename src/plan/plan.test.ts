@@ -1,10 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
+import { condition, gateway, observe, readyDeployment, surroundings } from '../../test/builders/observed.ts';
 import { fullRouter, llmService, platform, prefillDecodeService } from '../../test/builders/service.ts';
-import type { Gateway, HTTPRoute } from '../api/foreign/gateway-api.ts';
 import type { InferencePool } from '../api/foreign/inference-pool.ts';
 import type { LLMInferenceService } from '../api/v1alpha2/llm-inference-service.ts';
 import { render } from '../render/render.ts';
-import { addressesOf, isInternalHost, mainUrlOf } from './addresses.ts';
 import { causeOf, describeCauses, type PodState } from './causes.ts';
 import { beforeRendering, routerNeeds } from './chains.ts';
 import { allViolations, firstViolation } from './check.ts';
@@ -13,98 +12,6 @@ import { refusedStatus, statusOf, statusPatch } from './status.ts';
 
 const now = '2030-01-01T00:00:00Z';
 const earlier = '2029-01-01T00:00:00Z';
-
-const condition = (type: string, status = 'True', more: object = {}) => ({ type, status, ...more });
-
-const gateway = (parts: { readonly status?: object; readonly listeners?: object } = {}): Gateway =>
-  ({
-    apiVersion: 'gateway.networking.k8s.io/v1',
-    kind: 'Gateway',
-    metadata: { name: 'signalbox-gateway', namespace: 'signalbox-system' },
-    spec: { gatewayClassName: 'envoy', listeners: parts.listeners ?? [{ name: 'http', port: 80, protocol: 'HTTP' }] },
-    status: parts.status ?? {
-      addresses: [{ value: '203.0.113.7' }],
-      conditions: [condition('Accepted'), condition('Programmed')],
-    },
-  }) as Gateway;
-
-const surroundings = (parts: Partial<Surroundings> = {}): Surroundings => ({
-  served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true },
-  gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', className: 'envoy', live: gateway() },
-  acceptedClasses: ['envoy'],
-  configuredClass: '',
-  urlScheme: 'http',
-  hasPrometheus: true,
-  ...parts,
-});
-
-const parentRef = {
-  group: 'gateway.networking.k8s.io',
-  kind: 'Gateway',
-  name: 'signalbox-gateway',
-  namespace: 'signalbox-system',
-};
-
-/** A Deployment whose controller is done with it. */
-const readyDeployment = (name: string, replicas: number): DeploymentState => ({
-  apiVersion: 'apps/v1',
-  kind: 'Deployment',
-  metadata: { name, generation: 1 },
-  spec: { replicas },
-  status: {
-    observedGeneration: 1,
-    replicas,
-    updatedReplicas: replicas,
-    readyReplicas: replicas,
-    availableReplicas: replicas,
-    conditions: [condition('Available'), condition('Progressing')],
-  },
-});
-
-/** A service with everything in order; `parts` breaks it. */
-function observe(service: LLMInferenceService, parts: Partial<Observed> = {}): Observed {
-  const manifests = render({ service, effective: service.spec, platform: platform() });
-  const route = manifests.find(({ kind }) => kind === 'HTTPRoute');
-  const pool = manifests.find(({ kind }) => kind === 'InferencePool');
-  return {
-    service,
-    effective: service.spec,
-    surroundings: surroundings(),
-    desired: manifests,
-    deployment: (name) => readyDeployment(name, 1),
-    leaderWorkerSet: () => undefined,
-    autoscaler: () => undefined,
-    pods: () => [],
-    gatewayOf: () => gateway(),
-    route:
-      route &&
-      ({
-        ...route,
-        metadata: { ...route.metadata, generation: 1 },
-        status: {
-          parents: [
-            {
-              parentRef,
-              controllerName: 'x',
-              conditions: [
-                condition('Accepted', 'True', { observedGeneration: 1 }),
-                condition('ResolvedRefs', 'True', { observedGeneration: 1 }),
-              ],
-            },
-          ],
-        },
-      } as unknown as HTTPRoute),
-    pool:
-      pool &&
-      ({
-        ...pool,
-        metadata: { ...pool.metadata, generation: 1 },
-        status: { parents: [{ parentRef, conditions: [condition('Accepted', 'True', { observedGeneration: 1 })] }] },
-      } as unknown as InferencePool),
-    xPool: undefined,
-    ...parts,
-  };
-}
 
 const told = (status: ReturnType<typeof statusOf>) =>
   Object.fromEntries(
@@ -482,104 +389,6 @@ describe('causes', () => {
     );
     expect(describeCauses([])).toBeUndefined();
   });
-});
-
-describe('addresses', () => {
-  const rules = [
-    { matches: [{ path: { value: '/default/chat/v1/completions' } }] },
-    { matches: [{ path: { value: '/default/chat' } }] },
-    {
-      matches: [
-        { path: { value: '/v1/completions' }, headers: [{ name: 'X', value: 'y' }] },
-        { headers: [{ name: 'X', value: 'y' }] },
-      ],
-    },
-  ];
-  const urls = (of: Gateway | undefined, route: object = {}) =>
-    addressesOf({
-      route: { parentRefs: [parentRef], rules, ...route } as never,
-      namespace: 'default',
-      name: 'chat',
-      models: ['chat'],
-      gatewayOf: () => of,
-    }).map(({ name, url }) => `${name} ${url}`);
-
-  it.each<[string, Gateway | undefined, object, readonly string[]]>([
-    ['a missing Gateway', undefined, {}, []],
-    ['a Gateway without addresses', gateway({ status: {} }), {}, []],
-    [
-      'a Gateway',
-      gateway(),
-      {},
-      ['gateway-external-model-routing http://203.0.113.7', 'gateway-external http://203.0.113.7/default/chat'],
-    ],
-    [
-      'another port inside',
-      gateway({
-        listeners: [{ name: 'http', port: 8080, protocol: 'HTTP' }],
-        status: { addresses: [{ value: '127.0.0.1' }] },
-      }),
-      { rules: rules.slice(0, 2) },
-      ['gateway-internal http://127.0.0.1:8080/default/chat'],
-    ],
-    [
-      'a wildcard listener',
-      gateway({ listeners: [{ name: 'h', port: 443, protocol: 'HTTPS', hostname: '*.example.com' }] }),
-      { rules: rules.slice(1, 2) },
-      ['gateway-external https://inference.example.com/default/chat'],
-    ],
-    [
-      'host names',
-      gateway(),
-      { hostnames: ['a.example.com'], rules: rules.slice(1, 2) },
-      ['gateway-external http://a.example.com/default/chat'],
-    ],
-    [
-      'one listener of two',
-      gateway({
-        listeners: [
-          { name: 'http', port: 80, protocol: 'HTTP' },
-          { name: 'tls', port: 8443, protocol: 'HTTPS' },
-        ],
-      }),
-      { parentRefs: [{ ...parentRef, sectionName: 'tls' }], rules: rules.slice(1, 2) },
-      ['gateway-external https://203.0.113.7:8443/default/chat'],
-    ],
-    [
-      'IPv6',
-      gateway({ status: { addresses: [{ value: '2001:db8::1' }] } }),
-      { rules: rules.slice(1, 2) },
-      ['gateway-external http://[2001:db8::1]/default/chat'],
-    ],
-  ])('of %s', (_what, of, route, expected) => expect(urls(of, route)).toEqual(expected));
-
-  it('prefer the own path from outside', () => {
-    const address = (name: string, url: string) => ({ name, url });
-    const inside = address('gateway-internal', 'http://10.0.0.1/default/chat');
-    expect(mainUrlOf([inside], 'default', 'chat', 'http')).toBe(inside.url);
-    expect(
-      mainUrlOf(
-        [inside, address('gateway-external', 'http://a/x'), address('gateway-external', 'http://a/default/chat')],
-        'default',
-        'chat',
-        'http',
-      ),
-    ).toBe('http://a/default/chat');
-    const both = ['http', 'https'].map((scheme) => address('gateway-external', `${scheme}://a/default/chat`));
-    expect(mainUrlOf(both, 'default', 'chat', 'https')).toBe('https://a/default/chat');
-    expect(mainUrlOf([], 'default', 'chat', 'http')).toBeUndefined();
-  });
-
-  it.each([
-    ['10.1.2.3', true],
-    ['172.20.0.1', true],
-    ['172.32.0.1', false],
-    ['8.8.8.8', false],
-    ['x.svc.cluster.local', true],
-    ['example.com', false],
-    ['fd00::1', true],
-    ['localhost', true],
-  ])('%s is internal: %s', (host, expected) => expect(isInternalHost(host)).toBe(expected));
 });
 
 describe('groups of pods', () => {

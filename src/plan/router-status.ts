@@ -3,7 +3,7 @@ import type { Gateway, HTTPRoute, HTTPRouteSpec, ParentReference } from '../api/
 import { components } from '../api/labels.ts';
 import { modelNameOf } from '../api/v1alpha2/defaults.ts';
 import type { LLMInferenceServiceStatus } from '../api/v1alpha2/llm-inference-service.ts';
-import type { Manifest } from '../kube/object.ts';
+import { hasDefaultGateway } from '../api/v1alpha2/router-wishes.ts';
 import { type Address, addressesOf } from './addresses.ts';
 import { describeCauses } from './causes.ts';
 import { routerNeeds } from './chains.ts';
@@ -14,10 +14,35 @@ import { failureOf, findDeployment, findService, namespaceOf } from './rendered.
 
 /** How the Gateways, routes, pool and picker of a service are, and where it answers. */
 
-export function findRoute(observed: Observed): (Manifest & { readonly spec: HTTPRouteSpec }) | undefined {
-  return observed.desired.find((manifest) => manifest.kind === 'HTTPRoute') as
-    | (Manifest & { readonly spec: HTTPRouteSpec })
-    | undefined;
+/** One HTTPRoute by which requests reach the service: generated, or one that it names. */
+interface ServiceRoute {
+  readonly name: string;
+  /** As wished for where it is ours; undefined where the user's is not there. */
+  readonly spec: HTTPRouteSpec | undefined;
+  readonly live: HTTPRoute | undefined;
+  readonly isOurs: boolean;
+}
+
+function routesOf(observed: Observed): readonly ServiceRoute[] {
+  const rendered = observed.desired.filter((manifest) => manifest.kind === 'HTTPRoute');
+  return [
+    ...rendered.map(
+      (manifest, i): ServiceRoute => ({
+        name: manifest.metadata.name,
+        spec: manifest.spec as HTTPRouteSpec,
+        live: i === 0 ? observed.route : observed.routeOf?.(manifest.metadata.name),
+        isOurs: true,
+      }),
+    ),
+    ...(observed.referenced?.routes ?? []).map(
+      ({ name, live }): ServiceRoute => ({ name, spec: live?.spec, live, isOurs: false }),
+    ),
+  ];
+}
+
+/** Whether requests reach the service through a Gateway. */
+export function hasRoute(observed: Observed): boolean {
+  return routesOf(observed).some(({ spec }) => spec !== undefined);
 }
 
 interface GatewayKey {
@@ -30,7 +55,8 @@ function gatewayKeys(observed: Observed): readonly GatewayKey[] {
   const { router } = observed.effective;
   if (!router || !observed.surroundings.served.gatewayApi) return [];
   const namespace = namespaceOf(observed.service);
-  const refs: readonly ParentReference[] = findRoute(observed)?.spec.parentRefs ?? router.gateway?.refs ?? [];
+  const parents = routesOf(observed).flatMap(({ spec }) => spec?.parentRefs ?? []);
+  const refs: readonly ParentReference[] = parents.length > 0 ? parents : (router.gateway?.refs ?? []);
   const { gateway } = observed.surroundings;
   const keys = refs
     .filter((ref) => (ref.kind ?? 'Gateway') === 'Gateway')
@@ -62,8 +88,8 @@ function gatewayFinding(observed: Observed): Finding | undefined {
   for (const key of keys) {
     const gateway = observed.gatewayOf(key.namespace, key.name);
     if (!gateway) {
-      const isDefault = isSameGateway(key, observed.surroundings.gateway);
-      const remedy = isDefault ? 'it is being made' : 'make it, or correct spec.router.gateway.refs';
+      const isDefault = hasDefaultGateway(observed.effective) && isSameGateway(key, observed.surroundings.gateway);
+      const remedy = isDefault ? 'it is being made' : 'make it, or correct its name in the service or in its HTTPRoute';
       return {
         type,
         isTrue: false,
@@ -100,21 +126,16 @@ function gatewayProblem(gateway: Gateway): string | undefined {
 
 function routeFinding(observed: Observed): Finding | undefined {
   const type = conditionTypes.httpRoutesReady;
-  const [first, ...further] = observed.desired.filter((manifest) => manifest.kind === 'HTTPRoute');
-  if (!first) return undefined;
-  const routes = [
-    [first, observed.route] as const,
-    ...further.map((desired) => [desired, observed.routeOf?.(desired.metadata.name)] as const),
-  ];
-  for (const [desired, route] of routes) {
-    const problem = routeProblem(route);
+  const routes = routesOf(observed);
+  if (routes.length === 0) return undefined;
+  for (const { name, live, isOurs } of routes) {
+    if (!isOurs && !live) {
+      const message = `HTTPRoute ${name} does not exist; make it, or correct spec.router.route.http.refs`;
+      return { type, isTrue: false, reason: reasons.refsInvalid, message };
+    }
+    const problem = routeProblem(live);
     if (problem)
-      return {
-        type,
-        isTrue: false,
-        reason: reasons.httpRoutesNotReady,
-        message: `HTTPRoute ${desired.metadata.name} ${problem}`,
-      };
+      return { type, isTrue: false, reason: reasons.httpRoutesNotReady, message: `HTTPRoute ${name} ${problem}` };
   }
   return success(type);
 }
@@ -148,21 +169,47 @@ function parentProblem(route: HTTPRoute, parent: ParentReference): string | unde
   return undefined;
 }
 
+interface ServicePool {
+  readonly name: string;
+  readonly group: string;
+  readonly isOurs: boolean;
+}
+
+/** The pool of the service: rendered, or the one that it names, whether it is there or not. */
+function poolOf(observed: Observed): ServicePool | undefined {
+  const desired = observed.desired.find((manifest) => manifest.kind === 'InferencePool');
+  if (desired) return { name: desired.metadata.name, group: desired.apiVersion.split('/')[0] ?? '', isOurs: true };
+  const { served } = observed.surroundings;
+  const name = observed.effective.router?.scheduler?.pool?.ref?.name;
+  if (name === undefined || !(served.pool || served.xPool)) return undefined;
+  const group = observed.pool || !observed.xPool ? 'inference.networking.k8s.io' : 'inference.networking.x-k8s.io';
+  return { name, group, isOurs: false };
+}
+
+/** The Service of the pool's picker. */
+function pickerOf(observed: Observed): string | undefined {
+  const ours = findService(observed, components.scheduler)?.metadata.name;
+  return ours ?? observed.pool?.spec.endpointPickerRef?.name ?? observed.xPool?.spec.extensionRef.name;
+}
+
 /** True when every Gateway of the service has accepted the pool, in either of its two APIs. */
 function poolFinding(observed: Observed): Finding | undefined {
   const type = conditionTypes.inferencePoolReady;
-  const desired = observed.desired.find((manifest) => manifest.kind === 'InferencePool');
-  if (!desired) return undefined;
-  const { name } = desired.metadata;
+  const pool = poolOf(observed);
+  if (!pool) return undefined;
+  const { name, isOurs } = pool;
   const fail = (reason: string, message: string): Finding => ({
     type,
     isTrue: false,
     reason,
     message: `InferencePool ${name} ${message}`,
   });
-  if (!observed.pool && !observed.xPool) return fail(reasons.inferencePoolNotReady, 'is not there yet');
+  if (!observed.pool && !observed.xPool)
+    return isOurs
+      ? fail(reasons.inferencePoolNotReady, 'is not there yet')
+      : fail(reasons.refsInvalid, 'does not exist; make it, or correct spec.router.scheduler.pool.ref');
   // Gateways learn of a pool through a route; without one there is nobody to accept it.
-  if (!findRoute(observed)) return success(type);
+  if (!hasRoute(observed)) return success(type);
   const namespace = namespaceOf(observed.service);
   const parents = [
     ...(observed.pool?.status?.parents ?? []).map((parent) => ({ ...parent, of: observed.pool })),
@@ -220,12 +267,19 @@ function schedulerFinding(observed: Observed): Finding | undefined {
 
 export function routerStatus(observed: Observed): Pick<LLMInferenceServiceStatus, 'router'> {
   const keys = gatewayKeys(observed);
-  const route = findRoute(observed);
-  const pool = observed.desired.find((manifest) => manifest.kind === 'InferencePool');
-  const picker = findService(observed, components.scheduler);
+  const routes = routesOf(observed);
+  const pool = poolOf(observed);
+  const picker = pickerOf(observed);
   if (keys.length === 0 && !pool) return {};
   const gatewayGroup = 'gateway.networking.k8s.io';
   const namespace = namespaceOf(observed.service);
+  const routesAt = (key: GatewayKey) => {
+    const at = routes.filter(({ spec }) =>
+      spec?.parentRefs?.some((ref) => isSameGateway(key, { namespace: ref.namespace ?? namespace, name: ref.name })),
+    );
+    const httpRoutes = at.map(({ name }) => ({ group: gatewayGroup, kind: 'HTTPRoute', name, namespace }));
+    return httpRoutes.length > 0 ? { httpRoutes } : {};
+  };
   return {
     router: {
       ...(keys.length > 0
@@ -236,9 +290,7 @@ export function routerStatus(observed: Observed): Pick<LLMInferenceServiceStatus
               name: key.name,
               namespace: key.namespace,
               listeners: (observed.gatewayOf(key.namespace, key.name)?.spec.listeners ?? []).map(({ name }) => name),
-              ...(route
-                ? { httpRoutes: [{ group: gatewayGroup, kind: 'HTTPRoute', name: route.metadata.name, namespace }] }
-                : {}),
+              ...routesAt(key),
             })),
           }
         : {}),
@@ -246,12 +298,12 @@ export function routerStatus(observed: Observed): Pick<LLMInferenceServiceStatus
         ? {
             scheduler: {
               inferencePool: {
-                group: pool.apiVersion.split('/')[0] ?? '',
+                group: pool.group,
                 kind: 'InferencePool',
-                name: pool.metadata.name,
+                name: pool.name,
                 namespace,
               },
-              service: { group: '', kind: 'Service', name: picker.metadata.name, namespace },
+              service: { group: '', kind: 'Service', name: picker, namespace },
             },
           }
         : {}),
@@ -263,13 +315,14 @@ export function addressesFor(observed: Observed): readonly Address[] {
   const { service } = observed;
   const namespace = namespaceOf(service);
   const models = [modelNameOf({ ...service, spec: observed.effective })];
-  const route = findRoute(observed);
-  if (route)
+  const routes = routesOf(observed);
+  if (routes.length > 0)
     return addressesOf({
-      route: route.spec,
+      routes: routes.flatMap(({ spec }) => (spec ? [spec] : [])),
+      backends: [poolOf(observed)?.name, findService(observed)?.metadata.name].filter((one) => one !== undefined),
       namespace,
-      name: service.metadata.name,
       models,
+      modelHeader: observed.surroundings.modelHeader,
       gatewayOf: observed.gatewayOf,
     });
   const inside = findService(observed);

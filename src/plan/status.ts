@@ -8,7 +8,7 @@ import type { Verdict } from './check.ts';
 import { type Finding, overlay, success, summary } from './finding.ts';
 import type { Observed } from './observed.ts';
 import { conditionOf, failureOf, findDeployment, findService, namespaceOf } from './rendered.ts';
-import { addressesFor, findRoute, routerFindings, routerStatus } from './router-status.ts';
+import { addressesFor, hasRoute, routerFindings, routerStatus } from './router-status.ts';
 import { scalingOf } from './scaling.ts';
 
 /**
@@ -51,7 +51,7 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
     summary(conditionTypes.routerReady, router),
   ];
   const addresses = addressesFor(observed);
-  const url = findRoute(observed)
+  const url = hasRoute(observed)
     ? mainUrlOf(addresses, namespaceOf(service), service.metadata.name, observed.surroundings.urlScheme)
     : undefined;
   return {

@@ -14,10 +14,17 @@ import type { TemplateSettings } from './template-data.ts';
 interface Input {
   readonly service: LLMInferenceService;
   readonly settings: TemplateSettings;
+  /** The pool that sidecars read. */
+  readonly poolName: string;
 }
 
 /** The merged spec with what presets leave to the controller. */
-export function completeSpec(input: Input, spec: LLMInferenceServiceSpec): LLMInferenceServiceSpec {
+export function completeSpec(
+  { service, settings }: Omit<Input, 'poolName'>,
+  spec: LLMInferenceServiceSpec,
+): LLMInferenceServiceSpec {
+  const poolName = spec.router?.scheduler?.pool?.ref?.name ?? childNames(service.metadata.name).pool;
+  const input: Input = { service, settings, poolName };
   return completeWorkload(input, {
     ...spec,
     ...(spec.prefill ? { prefill: completeWorkload(input, spec.prefill) } : {}),
@@ -36,8 +43,7 @@ function completeWorkload<W extends WorkloadSpec>(input: Input, workload: W): W 
 const poolVariable = 'INFERENCE_POOL_NAME';
 
 /** A sidecar of a preset learns its pool. Without TLS there is no Secret of certificates, so that no pod waits for it. */
-function completePod({ service, settings }: Input, pod: PodTemplate): PodTemplate {
-  const { pool } = childNames(service.metadata.name);
+function completePod({ service, settings, poolName }: Input, pod: PodTemplate): PodTemplate {
   const certificates = childName(service.metadata.name, '-kserve-self-signed-certs');
   const volumes = settings.enableTls
     ? pod.volumes
@@ -49,7 +55,7 @@ function completePod({ service, settings }: Input, pod: PodTemplate): PodTemplat
   const initContainers = pod.initContainers?.map((container: Container) => {
     const knows = container.env?.some(({ name }) => name === poolVariable);
     if (container.name !== sidecarContainer || knows) return container;
-    return { ...container, env: [...(container.env ?? []), { name: poolVariable, value: pool }] };
+    return { ...container, env: [...(container.env ?? []), { name: poolVariable, value: poolName }] };
   });
   return { ...pod, ...(volumes ? { volumes } : {}), ...(initContainers ? { initContainers } : {}) };
 }

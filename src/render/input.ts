@@ -71,11 +71,15 @@ export interface GatewayFacts {
   readonly live?: Gateway;
 }
 
+export type PoolGroup = 'inference.networking.k8s.io' | 'inference.networking.x-k8s.io';
+
 export interface RenderInput {
   readonly service: LLMInferenceService;
   /** The spec after presets: what is rendered. */
   readonly effective: LLMInferenceServiceSpec;
   readonly platform: Platform;
+  /** Group in which the pool of `router.scheduler.pool.ref` was found. */
+  readonly ownPoolGroup?: PoolGroup | undefined;
 }
 
 /** What the parts of the renderer ask again and again, worked out once. */
@@ -87,7 +91,10 @@ export interface Context extends RenderInput {
   readonly modelName: string;
   readonly hasPrefill: boolean;
   /** The pool's group, or undefined when no pool is wanted or none can be had. */
-  readonly pool: 'inference.networking.k8s.io' | 'inference.networking.x-k8s.io' | undefined;
+  readonly pool: PoolGroup | undefined;
+  readonly poolName: string;
+  /** Whether a picker and its pool are to be made: not for a pool of the user's, which has its own. */
+  readonly hasPicker: boolean;
   readonly routeSpec: HTTPRouteSpec | undefined;
 }
 
@@ -95,6 +102,9 @@ export function createContext(input: RenderInput): Context {
   const { service, effective, platform } = input;
   const scheduler = effective.router?.scheduler;
   const names = childNames(service.metadata.name);
+  const { served } = platform;
+  const best = served.pool ? 'inference.networking.k8s.io' : served.xPool ? 'inference.networking.x-k8s.io' : undefined;
+  const pool = scheduler && ((scheduler.pool?.ref && input.ownPoolGroup) ?? best);
   return {
     ...input,
     name: service.metadata.name,
@@ -102,21 +112,9 @@ export function createContext(input: RenderInput): Context {
     names,
     modelName: modelNameOf({ ...service, spec: effective }),
     hasPrefill: effective.prefill !== undefined,
-    pool: !scheduler
-      ? undefined
-      : platform.served.pool
-        ? 'inference.networking.k8s.io'
-        : platform.served.xPool
-          ? 'inference.networking.x-k8s.io'
-          : undefined,
+    pool,
+    poolName: scheduler?.pool?.ref?.name ?? names.pool,
+    hasPicker: pool !== undefined && scheduler?.pool?.ref === undefined,
     routeSpec: effective.router?.route?.http?.spec,
   };
-}
-
-/** Whether the service hangs on the default Gateway: it asks for a Gateway or a route and names no Gateway. */
-export function hasDefaultGateway(spec: LLMInferenceServiceSpec): boolean {
-  const router = spec.router;
-  if (!router || (router.gateway?.refs ?? []).length > 0 || (router.route?.http?.spec?.parentRefs ?? []).length > 0)
-    return false;
-  return router.gateway !== undefined || router.route !== undefined;
 }

@@ -32,7 +32,7 @@ export function render(input: RenderInput): readonly Manifest[] {
 
 function renderScheduler(context: Context): readonly Manifest[] {
   // Without a pool a picker has nothing to pick from.
-  if (!context.pool) return [];
+  if (!context.hasPicker) return [];
   return [
     ...renderPickerAccess(context),
     renderPickerDeployment(context),

@@ -62,7 +62,7 @@ export function templateData(
       IngressGatewayNamespace: settings.gatewayNamespace,
       EnableTLS: settings.enableTls,
       ModelBasedRoutingHeaderName: settings.modelRoutingHeader,
-      InferencePoolNamespacedName: `${namespace}/${childNames(metadata.name).pool}`,
+      InferencePoolNamespacedName: `${namespace}/${spec.router?.scheduler?.pool?.ref?.name ?? childNames(metadata.name).pool}`,
     }),
   });
 }

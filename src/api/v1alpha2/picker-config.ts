@@ -19,8 +19,8 @@ const pickerConfig = z.looseObject({
     .optional(),
 });
 
-/** What is wrong with an inline EndpointPickerConfig: its shape, names given twice, references to plugins that are not declared. */
-export function checkPickerConfig(config: unknown, path: string): readonly Issue[] {
+/** What is wrong with an EndpointPickerConfig: its shape, names given twice, references to plugins that are not declared. */
+export function checkPickerConfig(config: unknown, path: string, what = 'inline configuration'): readonly Issue[] {
   const parsed = pickerConfig.safeParse(config);
   if (!parsed.success) {
     return parsed.error.issues.map((issue) => ({
@@ -29,7 +29,7 @@ export function checkPickerConfig(config: unknown, path: string): readonly Issue
         path,
       ),
       code: 'invalid' as const,
-      message: `inline configuration is invalid: ${issue.message}; give an EndpointPickerConfig of llm-d.ai/v1alpha1`,
+      message: `${what} is invalid: ${issue.message}; give an EndpointPickerConfig of llm-d.ai/v1alpha1`,
     }));
   }
   const issues: Issue[] = [];

@@ -13,20 +13,9 @@ interface Row {
 }
 
 const serviceRows: readonly Row[] = [
-  {
-    path: 'router.route.http.refs',
-    what: 'HTTPRoutes of your own',
-    remedy: 'give the rules in router.route.http.spec',
-  },
   { path: 'router.route.group', what: 'traffic splitting', remedy: 'remove router.route.group and weight' },
   { path: 'router.route.weight', what: 'traffic splitting', remedy: 'remove router.route.group and weight' },
   { path: 'router.ingress', what: 'Ingress', remedy: 'use router.gateway and router.route' },
-  { path: 'router.scheduler.pool.ref', what: 'an InferencePool of your own', remedy: 'use router.scheduler.pool.spec' },
-  {
-    path: 'router.scheduler.config.ref',
-    what: 'picker configuration in a ConfigMap',
-    remedy: 'put it into router.scheduler.config.inline',
-  },
   { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
 ];
 

@@ -229,27 +229,9 @@ describe('validateService', () => {
       'spec.kvCacheOffloading.secondary[0].fileSystem.pvc.ref.path',
       'must be a path inside the claim',
     ],
-    [
-      'routes of your own',
-      { router: { route: { http: { refs: [{ name: 'r' }] } } } },
-      'spec.router.route.http.refs',
-      notYet,
-    ],
     ['a group', { router: { route: { group: 'g', weight: 1 } } }, 'spec.router.route.group', notYet],
     ['a weight', { router: { route: { weight: 0 } } }, 'spec.router.route.weight', notYet],
     ['an Ingress', { router: { ingress: {} } }, 'spec.router.ingress', notYet],
-    [
-      'a pool of your own',
-      { router: { scheduler: { pool: { ref: { name: 'p' } } } } },
-      'spec.router.scheduler.pool.ref',
-      notYet,
-    ],
-    [
-      'a ConfigMap',
-      { router: { scheduler: { config: { ref: { name: 'c', key: 'k' } } } } },
-      'spec.router.scheduler.config.ref',
-      notYet,
-    ],
     ['a tokenizer', { router: { scheduler: { tokenizer: {} } } }, 'spec.router.scheduler.tokenizer', notYet],
 
     [
@@ -293,6 +275,12 @@ describe('validateService', () => {
       { router: { scheduler: { config: { inline: picker, ref: { name: 'c', key: 'k' } } } } },
       'spec.router.scheduler.config',
       'both inline and ref are set',
+    ],
+    [
+      'a ConfigMap without a name',
+      { router: { scheduler: { config: { ref: { key: 'k' } } } } },
+      'spec.router.scheduler.config.ref.name',
+      'name is empty',
     ],
     [
       'another kind',

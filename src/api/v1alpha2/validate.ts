@@ -60,6 +60,12 @@ export function warnService(service: LLMInferenceService): readonly string[] {
       `spec.model.confidential: has no effect with ${showValue(spec.model.uri)}; only weights that are copied into the pod are decrypted`,
     );
   }
+  const { pool, template, config, replicas } = spec.router?.scheduler ?? {};
+  if (pool?.ref && (pool.spec ?? template ?? config ?? replicas) !== undefined) {
+    warnings.push(
+      'spec.router.scheduler: with pool.ref no picker is made; pool.spec, template, config and replicas have no effect',
+    );
+  }
   warnings.push(...warnGpus(service));
   return warnings;
 }
@@ -403,6 +409,8 @@ function checkScheduler({ spec }: LLMInferenceService): readonly Issue[] {
         message: 'both inline and ref are set, either specify inline or ref',
       });
     }
+    if (config.ref !== undefined && !config.ref.name)
+      issues.push({ path: `${path}.config.ref.name`, code: 'required', message: 'name is empty; name a ConfigMap' });
     if (config.inline !== undefined) issues.push(...checkPickerConfig(config.inline, `${path}.config.inline`));
   }
   return issues;

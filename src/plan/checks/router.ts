@@ -6,7 +6,9 @@ const wantsGateway = ({ effective: { router } }: CheckInput) =>
   router !== undefined && (router.gateway !== undefined || router.route !== undefined);
 
 const namesGateway = ({ effective: { router } }: CheckInput) =>
-  (router?.gateway?.refs ?? []).length > 0 || (router?.route?.http?.spec?.parentRefs ?? []).length > 0;
+  (router?.gateway?.refs ?? []).length > 0 ||
+  (router?.route?.http?.refs ?? []).length > 0 ||
+  (router?.route?.http?.spec?.parentRefs ?? []).length > 0;
 
 /** The kinds of the Gateway API are served. */
 export function checkGatewayApi(input: CheckInput): Verdict | undefined {

@@ -1,7 +1,8 @@
 import type { ParentReference } from '../../api/foreign/gateway-api.ts';
 import { annotations, labels } from '../../api/labels.ts';
+import { hasDefaultGateway } from '../../api/v1alpha2/router-wishes.ts';
 import type { Manifest } from '../../kube/object.ts';
-import { type Context, hasDefaultGateway } from '../input.ts';
+import type { Context } from '../input.ts';
 import { manifestOf } from '../manifest.ts';
 
 /** Value of `app.kubernetes.io/managed-by` on a Gateway that the operator made and therefore may change. */

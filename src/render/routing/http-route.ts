@@ -6,6 +6,7 @@ import type {
   HTTPRouteSpec,
 } from '../../api/foreign/gateway-api.ts';
 import { components } from '../../api/labels.ts';
+import { routeRefsOf } from '../../api/v1alpha2/router-wishes.ts';
 import type { Manifest } from '../../kube/object.ts';
 import type { Context } from '../input.ts';
 import { componentLabels } from '../labels.ts';
@@ -51,6 +52,7 @@ const adaptersPerRule = 16;
 export function renderRoute(context: Context): readonly Manifest[] {
   const { service, name, namespace, names, effective, routeSpec } = context;
   if (!context.platform.served.gatewayApi || effective.router?.route === undefined) return [];
+  if (routeRefsOf(effective).length > 0) return [];
   const routed = routeSpec?.rules === undefined && hasModelRouting(effective) ? adaptersOf(effective) : [];
   const beside = routed.slice(0, adaptersBesideRules);
   const rest = chunk(routed.slice(adaptersBesideRules), adaptersPerRoute);
@@ -78,11 +80,11 @@ export function renderRoute(context: Context): readonly Manifest[] {
 
 /** Rules of others that lead to the service's pool lead to it in the API that is served, or to the Service without one. */
 function withPool(context: Context, own: HTTPRouteRule): HTTPRouteRule {
-  const { pool, names } = context;
+  const { pool, poolName, names } = context;
   if (!own.backendRefs?.some(({ kind, name }) => kind === 'InferencePool' && name === names.pool)) return own;
   const backendRefs = own.backendRefs.map((backend): HTTPBackendRef => {
     if (backend.kind !== 'InferencePool' || backend.name !== names.pool) return backend;
-    if (pool) return { ...backend, group: pool };
+    if (pool) return { ...backend, group: pool, name: poolName };
     return { ...backend, group: '', kind: 'Service', name: names.workloadService, port: backend.port ?? servingPort };
   });
   return { ...own, backendRefs };
@@ -128,7 +130,7 @@ function backendsOf(context: Context): { readonly toPods: HTTPBackendRef; readon
     weight: 1,
   };
   const toPods: HTTPBackendRef = context.pool
-    ? { group: context.pool, kind: 'InferencePool', name: context.names.pool, port: servingPort, weight: 1 }
+    ? { group: context.pool, kind: 'InferencePool', name: context.poolName, port: servingPort, weight: 1 }
     : toService;
   return { toPods, toService };
 }

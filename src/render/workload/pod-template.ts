@@ -59,7 +59,7 @@ export function sidecarSettingsOf(context: Context): SidecarSettings {
     prefillUrl: `http://${names.prefillService}.${namespace}.svc.cluster.local:${servingPort}`,
     connector: 'nixlv2',
     poolNamespace: namespace,
-    poolName: names.pool,
+    poolName: context.poolName,
     sessionCacheSize: platform.sidecarSessions,
   };
 }
