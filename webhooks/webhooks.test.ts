@@ -85,7 +85,7 @@ describe('the service webhooks', () => {
     const object = service({
       model: { uri: 'hf://a/b' },
       parallelism: { tensor: 2 },
-      template: { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '1' } } }] },
+      template: { containers: [{ name: 'main', command: ['x'], resources: { limits: { 'nvidia.com/gpu': '1' } } }] },
     });
     const response = await ask(validate, { object });
     expect(response.allowed).toBe(true);

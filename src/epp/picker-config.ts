@@ -97,6 +97,14 @@ const dataPlugins = {
 /** Types that upstream's configurations list and whose work is always done here. */
 const alwaysThere = new Set(['openai-parser', 'anthropic-parser', 'passthrough-parser', 'inflight-load-producer']);
 
+/** Every plugin type that a configuration may name beside those that factories make. */
+export const dataPluginTypes: readonly string[] = [
+  ...Object.keys(dataPlugins),
+  ...alwaysThere,
+  // Its older name is understood.
+  'pd-profile-handler',
+];
+
 /** Plugins that read how much of the prompt is cached; the producer is added when it is not listed. */
 const prefixReaders = new Set([
   'prefix-cache-scorer',

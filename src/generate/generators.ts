@@ -4,6 +4,8 @@ import { crds } from './crds.ts';
 import type { Generator } from './generator.ts';
 import { helmSchema } from './helm-schema.ts';
 import { installManifests } from './install-manifest.ts';
+import { pickerPlugins } from './picker-plugins.ts';
+import { podSchema } from './pod-schema.ts';
 import { rbac } from './rbac.ts';
 
 /** Every generator, in order: the install manifests are rendered from a chart that is complete. */
@@ -13,5 +15,7 @@ export const generators: readonly Generator[] = [
   configReference,
   chartWebhooks,
   helmSchema,
+  podSchema,
+  pickerPlugins,
   installManifests,
 ];

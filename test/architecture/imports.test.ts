@@ -83,7 +83,7 @@ const table: readonly Row[] = [
 
 /** What generate may read beside its row: what is declared there is what it writes down. */
 const declarations =
-  /^(controllers\/[^/]+\/permissions|controllers\/permissions|controllers\/config|src\/[^/]+\/config)\.ts$/;
+  /^(controllers\/[^/]+\/permissions|controllers\/permissions|controllers\/config|src\/[^/]+\/config|src\/epp\/picker-config|src\/epp\/plugins\/register)\.ts$/;
 
 interface Import {
   readonly from: string;

@@ -1,10 +1,9 @@
 import { z } from 'zod';
+import { pickerPluginTypes } from '../foreign/picker-plugins.ts';
 import type { Issue } from '../issue.ts';
+import type { SchedulerSpec } from './llm-inference-service.ts';
 
-/**
- * The shape that every EndpointPickerConfig has, whatever its plugins are. Which plugins exist and what they take
- * is the picker's own knowledge; its image may be another version than ours.
- */
+/** The shape that every EndpointPickerConfig has, whatever its plugins are. What these take is the picker's own knowledge. */
 const pickerConfig = z.looseObject({
   apiVersion: z.enum(['llm-d.ai/v1alpha1', 'inference.networking.x-k8s.io/v1alpha1']),
   kind: z.literal('EndpointPickerConfig'),
@@ -57,4 +56,27 @@ export function checkPickerConfig(config: unknown, path: string, what = 'inline 
     }
   }
   return issues;
+}
+
+/** Whether the template brings a picker of its own, which may have other plugins than ours. */
+export function isOwnPicker({ template }: SchedulerSpec): boolean {
+  const main = template?.containers?.find(({ name }) => name === 'main');
+  return main?.image !== undefined || main?.command !== undefined;
+}
+
+/** One issue for each plugin of a type that our picker does not have. */
+export function checkPluginTypes(config: unknown, path: string): readonly Issue[] {
+  const plugins = (config as { readonly plugins?: unknown } | null)?.plugins;
+  if (!Array.isArray(plugins)) return [];
+  return plugins.flatMap((plugin: { readonly type?: unknown } | null, i): readonly Issue[] => {
+    const type = plugin?.type;
+    if (typeof type !== 'string' || type === '' || pickerPluginTypes.includes(type)) return [];
+    const near = pickerPluginTypes.filter(
+      (known) => known.includes(type) || type.split('-').every((word) => known.includes(word)),
+    );
+    const message = `the endpoint picker has no plugin of type "${type}"; ${
+      near.length > 0 ? `did you mean ${near.slice(0, 3).join(' or ')}?` : `it has ${pickerPluginTypes.join(', ')}`
+    }${near.length > 0 ? '' : '; or name an image that has it in spec.router.scheduler.template'}`;
+    return [{ path: `${path}.plugins[${i}].type`, code: 'unsupported', message }];
+  });
 }

@@ -90,10 +90,22 @@ describe('parallelism', () => {
     ['too few for the ranks of one pod', { parallelism: { data: 4, dataLocal: 4, tensor: 2 } }, ['needs 8 GPUs a pod']],
     ['too few for stages on one node', { parallelism: { pipeline: 8 } }, ['needs 8 GPUs a pod']],
     ['enough for stages on several', { parallelism: { pipeline: 8, tensor: 4 }, worker: {} }, []],
-  ])('warns when GPUs are %s', (_, spec, expected) => {
-    const template = { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '4' } } }] };
-    const warnings = warnService(service({ ...spec, template }));
-    expect(warnings).toHaveLength(expected.length);
-    for (const [i, text] of expected.entries()) expect(warnings[i]).toContain(text);
+  ])('judges GPUs that are %s', (_, spec, expected) => {
+    const main = { name: 'main', image: 'vllm/vllm-openai:v0.12.0', resources: { limits: { 'nvidia.com/gpu': '4' } } };
+    const issues = told({ ...spec, template: { containers: [main] } });
+    expect(issues).toHaveLength(expected.length);
+    for (const [i, text] of expected.entries()) expect(issues[i]).toContain(text);
+    // What a command makes of the parallelism is its own affair.
+    const own = { ...spec, template: { containers: [{ ...main, command: ['serve'] }] } };
+    expect(told(own)).toEqual([]);
+    expect(warnService(service(own))).toHaveLength(expected.length);
+  });
+
+  it('judges GPUs of every maker, and no parts of one', () => {
+    const limited = (limits: Readonly<Record<string, string>>) =>
+      told({ parallelism: { tensor: 2 }, template: { containers: [{ name: 'main', resources: { limits } }] } });
+    expect(limited({ 'amd.com/gpu': '1' })).toHaveLength(1);
+    expect(limited({ 'nvidia.com/mig-1g.5gb': '1' })).toEqual([]);
+    expect(limited({ cpu: '1' })).toEqual([]);
   });
 });

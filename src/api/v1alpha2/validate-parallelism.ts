@@ -1,3 +1,4 @@
+import type { Container } from '../foreign/pod.ts';
 import type { Issue } from '../issue.ts';
 import type { LLMInferenceService, WorkloadSpec } from './llm-inference-service.ts';
 import { gpusPerPod, groupSizeOf, isMultiNode } from './parallelism.ts';
@@ -26,8 +27,24 @@ export function checkSizeUnchanged(service: LLMInferenceService, old: LLMInferen
   });
 }
 
-/** What a user should know about the GPUs that pods ask for. */
+/** Resources of which one is one device for a rank; parts of GPUs and claims for devices are not judged. */
+const gpuResources = ['nvidia.com/gpu', 'amd.com/gpu', 'habana.ai/gaudi', 'gpu.intel.com/xe', 'gpu.intel.com/i915'];
+
+/** Pods that ask for fewer GPUs than their ranks need: vLLM ends at once. */
+export function checkGpus({ spec }: LLMInferenceService): readonly Issue[] {
+  return shortOfGpus(spec).flatMap(({ path, message, isOwnCommand }) =>
+    isOwnCommand ? [] : [{ path: `${path}.parallelism`, code: 'invalid' as const, message }],
+  );
+}
+
+/** The same where the user's own command decides what the parallelism means. */
 export function warnGpus({ spec }: LLMInferenceService): readonly string[] {
+  return shortOfGpus(spec).flatMap(({ path, message, isOwnCommand }) =>
+    isOwnCommand ? [`${path}.parallelism: ${message}`] : [],
+  );
+}
+
+function shortOfGpus(spec: LLMInferenceService['spec']) {
   return workloadsOf(spec).flatMap(([path, workload]) => {
     const needed = gpusPerPod(workload);
     const templates = [
@@ -35,13 +52,43 @@ export function warnGpus({ spec }: LLMInferenceService): readonly string[] {
       ['worker', workload.worker],
     ] as const;
     return templates.flatMap(([field, template]) => {
-      const main = template?.containers?.find((container) => container.name === 'main');
-      const gpus = Number(main?.resources?.limits?.['nvidia.com/gpu'] ?? Number.NaN);
+      const main = containersOf(template).find((container) => container.name === 'main');
+      const resource = gpuResources.find((name) => main?.resources?.limits?.[name] !== undefined);
+      if (main === undefined || resource === undefined) return [];
+      const gpus = Number(main.resources?.limits?.[resource]);
       if (!(gpus < needed)) return [];
-      return [
-        `${path}.parallelism: ${describe(workload)} needs ${needed} GPUs a pod, but container main of ${path}.${field} asks for ${gpus}; raise nvidia.com/gpu or lower it`,
-      ];
+      // With Ray the ranks of one pod may be elsewhere.
+      const isOwnCommand =
+        main.command !== undefined || (main.args ?? []).some((arg) => /distributed-executor-backend|\bray\b/.test(arg));
+      const message = `${describe(workload)} needs ${needed} GPUs a pod, but container main of ${path}.${field} asks for ${gpus}; raise ${resource} or lower it`;
+      return [{ path, message, isOwnCommand }];
     });
+  });
+}
+
+/** A list of containers that has not been judged yet. */
+function containersOf(template: WorkloadSpec['template']): readonly Container[] {
+  const list: unknown = template?.containers;
+  return Array.isArray(list) ? list.filter((one): one is Container => typeof one === 'object' && one !== null) : [];
+}
+
+/** What the StatefulSets of a group put behind its name in labels: a group's number, and a revision of ten digits. */
+const revisionLength = 11;
+
+/**
+ * Pods of a LeaderWorkerSet carry a revision label `<name>-<group>-<revision>`, which ends at 63 characters: with a longer
+ * name no pod would ever be made.
+ */
+export function checkGroupNames({ metadata, spec }: LLMInferenceService): readonly Issue[] {
+  return workloadsOf(spec).flatMap(([path, workload]): readonly Issue[] => {
+    if (!isMultiNode(workload)) return [];
+    const suffix = path === 'spec' ? '-kserve-mn' : '-kserve-mn-prefill';
+    const surge = workload.rolloutStrategy?.maxSurge;
+    const most = (workload.scaling?.maxReplicas ?? workload.replicas ?? 1) + (typeof surge === 'number' ? surge : 0);
+    const taken = suffix.length + 1 + String(Math.max(most - 1, 0)).length + revisionLength;
+    if (metadata.name.length + taken <= 63) return [];
+    const message = `"${metadata.name}" is too long for ${path}.worker: the pods of a group carry its name with ${taken} more characters in a label of 63; use at most ${63 - taken}`;
+    return [{ path: 'metadata.name', code: 'invalid', message }];
   });
 }
 
@@ -63,7 +110,10 @@ function checkParallelism({ parallelism, worker }: WorkloadSpec, path: string): 
     say(path, 'cannot set both pipeline parallelism and data parallelism (data or dataLocal) simultaneously');
   if (data !== undefined && dataLocal === undefined) say(`${path}.dataLocal`, 'dataLocal must be set when data is set');
   if (data === undefined && dataLocal !== undefined) say(`${path}.data`, 'data must be set when dataLocal is set');
-  if (data !== undefined && dataLocal !== undefined) {
+  for (const field of ['pipeline', 'data', 'dataLocal'] as const)
+    if ((parallelism?.[field] ?? 1) < 1)
+      say(`${path}.${field}`, `${parallelism?.[field]}: ${field} parallelism must be greater than 0`);
+  if (data !== undefined && dataLocal !== undefined && dataLocal > 0) {
     if (data % dataLocal !== 0)
       say(
         `${path}.data`,
@@ -89,7 +139,7 @@ function checkWorker(workload: WorkloadSpec, path: string): readonly Issue[] {
       message:
         'when worker is specified, parallelism must be configured for either data parallelism or pipeline parallelism',
     });
-  const main = worker?.containers?.find((container) => container.name === 'main');
+  const main = containersOf(worker).find((container) => container.name === 'main');
   const isTaken = (main?.args ?? []).some((arg) => arg === '--config' || arg.startsWith('--config='));
   if (isTaken && main?.command === undefined && (parallelism?.dataLocal ?? 1) > 1)
     issues.push({
@@ -103,7 +153,8 @@ function checkWorker(workload: WorkloadSpec, path: string): readonly Issue[] {
     issues.push({
       path: `${path}.rolloutStrategy.maxSurge`,
       code: 'required',
-      message: 'maxSurge is required for multi-node workloads when maxUnavailable is 0, or no group could be replaced',
+      message:
+        'maxSurge is required for multi-node workloads when maxUnavailable is 0, otherwise no rolling update progress is possible',
     });
   return issues;
 }

@@ -249,7 +249,7 @@ describe('validateService', () => {
     [
       'other Gateways in the route',
       { router: { gateway: { refs: [{ name: 'a' }] }, route: { http: { spec: { parentRefs: [{ name: 'b' }] } } } } },
-      'spec.router.route.http.spec.parentRefs',
+      'spec.router.route.http.spec',
       'conflict with custom gateway refs',
     ],
     [
@@ -355,6 +355,105 @@ describe('validateService', () => {
       'twice',
     ],
     ['containers as a map', { template: { containers: {} as never } }, 'spec.template.containers', 'must be a list'],
+    [
+      'a model server of another name',
+      { template: { containers: [{ name: 'vllm', resources: { limits: { 'nvidia.com/gpu': '1' } } }] } },
+      'spec.template.containers[0].name',
+      '"vllm" asks for nvidia.com/gpu and no container is called main',
+    ],
+    [
+      'a worker of another name',
+      {
+        parallelism: { pipeline: 2 },
+        worker: { containers: [{ name: 'server', image: 'x', command: ['sh', '-c', 'exec vllm serve x'] }] },
+      },
+      'spec.worker.containers[0].name',
+      '"server" runs vllm',
+    ],
+    [
+      'an image that is too old to offload',
+      {
+        prefill: {
+          kvCacheOffloading: { cpu: '1Gi' },
+          template: { containers: [{ name: 'main', image: 'vllm/vllm-openai:v0.21.0' }] },
+        },
+      },
+      'spec.prefill.kvCacheOffloading',
+      'needs vLLM 0.22 or newer, and container main runs "vllm/vllm-openai:v0.21.0"',
+    ],
+    [
+      'an image that is too old for stages on several nodes',
+      {
+        parallelism: { pipeline: 2 },
+        template: { containers: [{ name: 'main', image: 'vllm/vllm-openai:v0.11.2' }] },
+        worker: {},
+      },
+      'spec.parallelism.pipeline',
+      'needs vLLM 0.12 or newer',
+    ],
+    [
+      'a claim of wrong shape',
+      {
+        kvCacheOffloading: {
+          cpu: '1Gi',
+          secondary: [{ fileSystem: { pvc: { spec: { accessMode: ['ReadWriteOnce'] } as never } } }],
+        },
+      },
+      'spec.kvCacheOffloading.secondary[0].fileSystem.pvc.spec.accessMode',
+      'did you mean accessModes?',
+    ],
+    [
+      'no memory but tiers',
+      { kvCacheOffloading: { cpu: '0Gi', secondary: [{ fileSystem: { emptyDir: {} } }] } },
+      'spec.kvCacheOffloading.cpu',
+      'cpu must be set when secondary tiers are configured',
+    ],
+    [
+      'a group without weight',
+      { router: { route: { group: 'g' } } },
+      'spec.router.route.weight',
+      'group requires weight',
+    ],
+    [
+      'a weight without group',
+      { router: { route: { weight: 1 } } },
+      'spec.router.route.group',
+      'weight requires group',
+    ],
+    [
+      'a group over an Ingress',
+      { router: { ingress: {}, route: { group: 'g', weight: 1 } } },
+      'spec.router.route.group',
+      'traffic splitting requires Gateway API routing',
+    ],
+    [
+      'a group of routes of your own',
+      { router: { route: { group: 'g', weight: 1, http: { refs: [{ name: 'r' }] } } } },
+      'spec.router.route.group',
+      'traffic splitting cannot be used with custom HTTPRoute refs',
+    ],
+    [
+      'a ConfigMap without name',
+      { router: { scheduler: { config: { ref: { key: 'k' } } } } },
+      'spec.router.scheduler.config.ref.name',
+      'name is empty',
+    ],
+    [
+      'a plugin that the picker does not have',
+      {
+        router: {
+          scheduler: { config: { inline: { ...picker, plugins: [{ type: 'queue-score' }, ...picker.plugins] } } },
+        },
+      },
+      'spec.router.scheduler.config.inline.plugins[0].type',
+      'no plugin of type "queue-score"; did you mean queue-scorer',
+    ],
+    [
+      'a tokenizer with a field that pods do not have',
+      { router: { scheduler: { tokenizer: { template: { nodeSelectors: {} } as never } } } },
+      'spec.router.scheduler.tokenizer.template.nodeSelectors',
+      'did you mean nodeSelector?',
+    ],
   ])('refuses %s', (_, spec, path, message) => {
     const found = validateService(service(spec)).filter((issue) => issue.path === path);
     expect(found.map((issue) => issue.message).join('\n')).toContain(message);
@@ -379,6 +478,28 @@ describe('validateService', () => {
     expect(validateService(annotated).map(({ path }) => path)).toEqual([
       'metadata.annotations[serving.kserve.io/exp-dra-device-class]',
     ]);
+  });
+
+  it('leaves plugins to a picker of your own', () => {
+    const inline = { ...picker, plugins: [...picker.plugins, { type: 'mine' }] };
+    const template = { containers: [{ name: 'main', image: 'mine/picker:1' }] };
+    expect(validateService(service({ router: { scheduler: { config: { inline }, template } } }))).toEqual([]);
+    expect(validateService(service({ router: { scheduler: { config: { inline } } } }))).toHaveLength(1);
+  });
+
+  it.each<[number, Partial<LLMInferenceServiceSpec>, boolean]>([
+    // 63 less "-kserve-mn", "-0" and a revision of ten digits with its hyphen.
+    [40, {}, true],
+    [41, {}, false],
+    [39, { replicas: 11 }, true],
+    [40, { replicas: 11 }, false],
+    [40, { replicas: 10, rolloutStrategy: { maxSurge: 1 } }, false],
+    [63, { worker: undefined as never, parallelism: {} }, true],
+    [33, { prefill: { worker: {}, parallelism: { pipeline: 2 } } }, false],
+    [32, { prefill: { worker: {}, parallelism: { pipeline: 2 } } }, true],
+  ])('lets a name of %d characters with groups %j: %s', (length, spec, isFine) => {
+    const issues = validateService(service({ worker: {}, parallelism: { pipeline: 2 }, ...spec }, 'a'.repeat(length)));
+    expect(issues.map(({ path }) => path)).toEqual(isFine ? [] : ['metadata.name']);
   });
 
   it.each(['1abc', 'a.b', 'Abc', 'a-', 'a'.repeat(64)])('refuses the name %s', (name) => {
@@ -407,8 +528,9 @@ describe('validateService', () => {
 });
 
 describe('warnService', () => {
-  it('warns of Gateways named twice and of too few GPUs', () => {
-    const template = { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '1' } } }] };
+  it('warns of Gateways named twice, and of too few GPUs for a command of its own', () => {
+    const main = { name: 'main', command: ['serve'], resources: { limits: { 'nvidia.com/gpu': '1' } } };
+    const template = { containers: [main] };
     const warnings = warnService(
       service({
         parallelism: { tensor: 2 },
@@ -421,6 +543,39 @@ describe('warnService', () => {
     expect(warnings[0]).toContain('can be omitted');
     expect(warnings[1]).toContain('spec.parallelism: tensor 2 needs 2 GPUs a pod');
     expect(warnService(service())).toEqual([]);
+  });
+
+  it.each<[string, Partial<LLMInferenceServiceSpec>, readonly string[]]>([
+    [
+      'containers beside the model server',
+      { template: { containers: [{ name: 'logs', image: 'logs' }] } },
+      ['spec.template.containers: none is called main, so the model server runs beside logs'],
+    ],
+    [
+      'offloading with the image that is default',
+      { kvCacheOffloading: { cpu: '1Gi' } },
+      ["spec.kvCacheOffloading: needs vLLM 0.22 or newer; see that the operator's image"],
+    ],
+    [
+      'offloading with an image of unknown version',
+      { kvCacheOffloading: { cpu: '1Gi' }, template: { containers: [{ name: 'main', image: 'own/server' }] } },
+      ['see that the image "own/server"'],
+    ],
+    [
+      'offloading with an image that is new enough',
+      { kvCacheOffloading: { cpu: '1Gi' }, template: { containers: [{ name: 'main', image: 'vllm:v0.22.1' }] } },
+      [],
+    ],
+    [
+      'stages on several nodes',
+      { parallelism: { pipeline: 2 }, worker: {} },
+      ['spec.parallelism.pipeline: needs vLLM 0.12 or newer'],
+    ],
+  ])('of %s', (_, spec, expected) => {
+    expect(validateService(service(spec))).toEqual([]);
+    const warnings = warnService(service(spec));
+    expect(warnings).toHaveLength(expected.length);
+    for (const [i, text] of expected.entries()) expect(warnings[i]).toContain(text);
   });
 });
 
@@ -438,6 +593,17 @@ describe('validateServiceConfig', () => {
     );
     expect(issues.map(({ path }) => path)).toEqual(['spec.baseRefs', 'spec.router.scheduler.replicas']);
     expect(issues[0]?.message).toContain('baseRefs is not a permitted field');
+    const partial = config({
+      template: { containers: [{ name: 'main', env: [{ value: 'x' } as never] }] },
+      prefill: { worker: { container: [] } as never },
+    });
+    expect(validateServiceConfig(partial)).toEqual([
+      {
+        path: 'spec.prefill.worker.container',
+        code: 'invalid',
+        message: 'container is no field of a PodSpec; did you mean containers?',
+      },
+    ]);
     expect(validateServiceConfig(config({ worker: {} }))).toEqual([]);
   });
 });

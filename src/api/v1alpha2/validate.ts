@@ -1,14 +1,15 @@
 import type { ParentReference } from '../foreign/gateway-api.ts';
-import type { PodTemplate } from '../foreign/pod.ts';
 import { type Issue, showValue } from '../issue.ts';
-import { labels, sidecarInjectionLabel } from '../labels.ts';
-import type { LLMInferenceService, WorkloadSpec } from './llm-inference-service.ts';
+import { checkVersions, warnVersions } from './engine-version.ts';
+import type { LLMInferenceService } from './llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from './llm-inference-service-config.ts';
 import { formOf, parseModelLocation, schemeOf, uriForms } from './model-uri.ts';
-import { checkPickerConfig } from './picker-config.ts';
+import { checkPickerConfig, checkPluginTypes, isOwnPicker } from './picker-config.ts';
 import { checkSupported } from './unsupported.ts';
-import { checkSizeUnchanged, checkTopology, warnGpus } from './validate-parallelism.ts';
+import { checkGpus, checkGroupNames, checkSizeUnchanged, checkTopology, warnGpus } from './validate-parallelism.ts';
+import { checkPodTemplate } from './validate-pod.ts';
 import { checkScaling } from './validate-scaling.ts';
+import { checkAnnotations, checkLabels, checkWorkload, warnContainers } from './validate-workload.ts';
 
 type Check = (service: LLMInferenceService) => readonly Issue[];
 
@@ -22,8 +23,12 @@ const checks: readonly Check[] = [
   ({ spec }) => checkWorkload(spec, 'spec'),
   ({ spec }) => (spec.prefill ? checkWorkload(spec.prefill, 'spec.prefill') : []),
   checkTopology,
+  checkGpus,
+  checkVersions,
+  checkGroupNames,
   checkScaling,
   checkRoute,
+  checkTraffic,
   checkGatewayRefs,
   checkScheduler,
   checkSupported,
@@ -66,7 +71,7 @@ export function warnService(service: LLMInferenceService): readonly string[] {
       'spec.router.scheduler: with pool.ref no picker is made; pool.spec, template, config and replicas have no effect',
     );
   }
-  warnings.push(...warnGpus(service));
+  warnings.push(...warnContainers(service), ...warnGpus(service), ...warnVersions(service));
   return warnings;
 }
 
@@ -83,6 +88,18 @@ export function validateServiceConfig(config: LLMInferenceServiceConfig): readon
   }
   const replicas = config.spec?.router?.scheduler?.replicas;
   if (replicas !== undefined && replicas < 1) issues.push(schedulerReplicas(replicas));
+  const { template, worker, prefill, router } = config.spec ?? {};
+  const templates = {
+    template,
+    worker,
+    'prefill.template': prefill?.template,
+    'prefill.worker': prefill?.worker,
+    'router.scheduler.template': router?.scheduler?.template,
+    'router.scheduler.tokenizer.template': router?.scheduler?.tokenizer?.template,
+  };
+  // Another layer may bring what is missing.
+  for (const [path, pod] of Object.entries(templates))
+    issues.push(...checkPodTemplate(pod, `spec.${path}`, { isPartial: true }));
   return issues;
 }
 
@@ -176,176 +193,27 @@ function checkNameInPath(name: string, path: string): readonly Issue[] {
   return [{ path, code: 'invalid', message }];
 }
 
-function checkWorkload(workload: WorkloadSpec, path: string): readonly Issue[] {
-  return [
-    ...checkLabels(workload.labels, `${path}.labels`),
-    ...checkAnnotations(workload.annotations, `${path}.annotations`),
-    ...checkTemplate(workload.template, `${path}.template`),
-    ...checkTemplate(workload.worker, `${path}.worker`),
-    ...checkRollout(workload.rolloutStrategy, `${path}.rolloutStrategy`),
-    ...checkOffloading(workload.kvCacheOffloading, `${path}.kvCacheOffloading`),
-  ];
-}
-
-const qualifiedName = /^([a-z0-9]([-a-z0-9.]*[a-z0-9])?\/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$/;
-const labelValue = /^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$/;
-
-/** Labels by which the operator finds its own pods: a user's value would take pods out of their Service. */
-const reservedLabels: ReadonlySet<string> = new Set([
-  labels.name,
-  labels.partOf,
-  labels.component,
-  labels.kserveComponent,
-  labels.role,
-  sidecarInjectionLabel,
-]);
-
-function checkLabels(given: Readonly<Record<string, string>> | undefined, path: string): readonly Issue[] {
-  return Object.entries(given ?? {}).flatMap(([key, value]): readonly Issue[] => {
-    const at = `${path}[${key}]`;
-    if (reservedLabels.has(key)) {
-      return [{ path: at, code: 'forbidden', message: `${showValue(value)}: the operator sets this label; remove it` }];
-    }
-    if (!qualifiedName.test(key)) {
-      return [{ path: at, code: 'invalid', message: `${showValue(key)} is not a label name; use prefix/name` }];
-    }
-    if (labelValue.test(value)) return [];
-    const message = `${showValue(value)} is not a label value; use at most 63 letters, digits and -_. between them`;
-    return [{ path: at, code: 'invalid', message }];
-  });
-}
-
-function checkAnnotations(given: Readonly<Record<string, string>> | undefined, path: string): readonly Issue[] {
-  return Object.keys(given ?? {})
-    .filter((key) => !qualifiedName.test(key))
-    .map((key) => ({
-      path: `${path}[${key}]`,
-      code: 'invalid',
-      message: `${showValue(key)} is not an annotation name; use prefix/name`,
-    }));
-}
-
-/** Pod templates are kept as they are, so the little that the renderer relies on is looked at here. */
-function checkTemplate(template: PodTemplate | undefined, path: string): readonly Issue[] {
-  const issues: Issue[] = [];
-  const seen = new Set<string>();
-  for (const field of ['containers', 'initContainers'] as const) {
-    const list: unknown = template?.[field];
-    if (list === undefined || list === null) continue;
-    if (!Array.isArray(list)) {
-      issues.push({
-        path: `${path}.${field}`,
-        code: 'invalid',
-        message: `${showValue(list)} must be a list of containers`,
-      });
-      continue;
-    }
-    for (const [i, container] of list.entries()) {
-      const name: unknown = (container as { readonly name?: unknown } | null)?.name;
-      const at = `${path}.${field}[${i}].name`;
-      if (typeof name !== 'string' || name === '') {
-        issues.push({
-          path: at,
-          code: 'required',
-          message: 'a container needs a name; the model server is called main',
-        });
-      } else if (seen.has(name)) {
-        issues.push({
-          path: at,
-          code: 'duplicate',
-          message: `"${name}" is there twice; names of a pod's containers differ`,
-        });
-      } else seen.add(name);
-    }
-  }
-  return issues;
-}
-
-function checkRollout(strategy: WorkloadSpec['rolloutStrategy'], path: string): readonly Issue[] {
-  if (!strategy) return [];
-  const issues: Issue[] = [];
-  for (const field of ['maxUnavailable', 'maxSurge'] as const) {
-    const value = strategy[field];
-    if (value === undefined) continue;
-    const at = `${path}.${field}`;
-    if (typeof value === 'string' && !/^[0-9]+%$/.test(value)) {
-      issues.push({
-        path: at,
-        code: 'invalid',
-        message: `${showValue(value)} must be a number such as 1 or a percentage such as 25%`,
-      });
-    } else if (typeof value === 'number' && value < 0) {
-      issues.push({ path: at, code: 'invalid', message: `${value} must be greater than or equal to 0` });
-    } else if (field === 'maxUnavailable' && typeof value === 'string' && Number.parseInt(value, 10) > 100) {
-      issues.push({ path: at, code: 'invalid', message: `${showValue(value)} must not be greater than 100%` });
-    }
-  }
-  const isZero = (value: number | string | undefined): boolean => value !== undefined && /^0+%?$/.test(String(value));
-  if (isZero(strategy.maxUnavailable) && isZero(strategy.maxSurge)) {
-    issues.push({
-      path,
-      code: 'invalid',
-      message: 'maxUnavailable and maxSurge cannot both be zero; no pod could ever be replaced',
-    });
-  }
-  return issues;
-}
-
-/** Host memory is the tier that all others hang on, and each of those is exactly one kind of place. */
-function checkOffloading(offloading: WorkloadSpec['kvCacheOffloading'], path: string): readonly Issue[] {
-  if (!offloading) return [];
-  const issues: Issue[] = [];
-  const add = (at: string, code: Issue['code'], message: string) =>
-    issues.push({ path: `${path}${at}`, code, message });
-  const positive = (at: string, amount: string | number) => {
-    if (/^\+?(?=.*[1-9])/.test(String(amount).replace(/[eE].*/, ''))) return;
-    add(at, 'invalid', `${showValue(amount)}: must be greater than zero; write an amount such as 100Gi`);
-  };
-  const tiers = offloading.secondary ?? [];
-  const cpu = (offloading as { readonly cpu?: string | number }).cpu;
-  if (cpu !== undefined && cpu !== '') positive('.cpu', cpu);
-  else if (tiers.length > 0) add('.cpu', 'required', 'cpu must be set when secondary tiers are configured');
-  for (const [i, { fileSystem }] of tiers.entries()) {
-    const at = `.secondary[${i}].fileSystem`;
-    if (!fileSystem) {
-      add(at, 'required', 'only fileSystem tiers are supported; fileSystem must be set');
-      continue;
-    }
-    const { emptyDir, pvc } = fileSystem;
-    if ((emptyDir === undefined) === (pvc === undefined)) {
-      add(at, 'invalid', `exactly one of emptyDir or pvc must be set${emptyDir ? '; multiple are set' : ''}`);
-      continue;
-    }
-    if (emptyDir?.size !== undefined) positive(`${at}.emptyDir.size`, emptyDir.size);
-    if (!pvc) continue;
-    if ((pvc.spec === undefined) === (pvc.ref === undefined))
-      add(`${at}.pvc`, 'invalid', `exactly one of spec or ref must be set${pvc.spec ? '; multiple are set' : ''}`);
-    else if (pvc.ref && !pvc.ref.name) add(`${at}.pvc.ref.name`, 'required', 'name is required');
-    else if (pvc.ref?.path?.split('/').some((part) => part === '..') || pvc.ref?.path?.startsWith('/'))
-      add(`${at}.pvc.ref.path`, 'invalid', `${showValue(pvc.ref.path)}: must be a path inside the claim, without ".."`);
-  }
-  return issues;
-}
-
 function checkRoute({ spec, metadata }: LLMInferenceService): readonly Issue[] {
   const http = spec.router?.route?.http;
   if (!http) return [];
   const issues: Issue[] = [];
+  const at = 'spec.router.route.http';
+  const gatewayPath = 'spec.router.gateway.refs';
   const refs = http.refs ?? [];
   const gateway = spec.router?.gateway;
   const gatewayRefs = gateway?.refs ?? [];
   if (refs.length > 0 && http.spec) {
     issues.push({
-      path: 'spec.router.route.http',
+      path: at,
       code: 'invalid',
-      message: `unsupported configuration: cannot use both custom HTTPRoute refs (${showValue(refs)}) and an inline route spec (${showValue(http.spec)}); choose one`,
+      message: `unsupported configuration: cannot use both custom HTTPRoute refs ('${at}.refs') and an inline route spec ('${at}.spec'); choose one`,
     });
   }
   if (refs.length > 0 && gateway && gatewayRefs.length === 0) {
     issues.push({
-      path: 'spec.router.route.http.refs',
+      path: `${at}.refs`,
       code: 'invalid',
-      message: `unsupported configuration: custom HTTP routes (${showValue(refs)}) cannot be used with a managed gateway ({}); either remove spec.router.gateway or set spec.router.gateway.refs`,
+      message: `unsupported configuration: custom HTTP routes ('${at}.refs') cannot be used with a managed gateway ('spec.router.gateway'); either remove '${at}.refs' or set '${gatewayPath}'`,
     });
   }
   const parents = http.spec?.parentRefs ?? [];
@@ -354,13 +222,38 @@ function checkRoute({ spec, metadata }: LLMInferenceService): readonly Issue[] {
     const given = parents.map((ref) => parentKey(ref, metadata.namespace)).sort();
     if (!isSame(wanted, given)) {
       issues.push({
-        path: 'spec.router.route.http.spec.parentRefs',
+        path: `${at}.spec`,
         code: 'invalid',
-        message: `unsupported configuration: inline HTTPRoute has parentRefs (${showValue(parents)}) that conflict with custom gateway refs (${showValue(gatewayRefs)}); name Gateways in one of the two`,
+        message: `unsupported configuration: managed HTTP route spec ('${at}.spec') has parentRefs that conflict with custom gateway refs ('${gatewayPath}'); either remove '${gatewayPath}' or '${at}.spec.parentRefs'`,
       });
     }
   }
   return issues;
+}
+
+/** A share of the traffic needs both a group and a weight, and routes that the operator makes. */
+function checkTraffic({ spec }: LLMInferenceService): readonly Issue[] {
+  const { route, ingress } = spec.router ?? {};
+  const { group, weight } = route ?? {};
+  if (group === undefined && weight === undefined) return [];
+  const path = 'spec.router.route';
+  const issue = (field: 'group' | 'weight', code: Issue['code'], message: string): readonly Issue[] => [
+    { path: `${path}.${field}`, code, message },
+  ];
+  if (ingress !== undefined)
+    return issue(
+      'group',
+      'invalid',
+      'traffic splitting requires Gateway API routing; the controller manages HTTPRoutes, not Ingress resources',
+    );
+  if (group === undefined) return issue('group', 'required', 'weight requires group');
+  if (weight === undefined) return issue('weight', 'required', 'group requires weight');
+  if ((route?.http?.refs ?? []).length === 0) return [];
+  return issue(
+    'group',
+    'invalid',
+    'traffic splitting cannot be used with custom HTTPRoute refs; use routes that the operator makes (route.http.spec or route.http: {})',
+  );
 }
 
 function parentKey(ref: Pick<ParentReference, 'name' | 'namespace' | 'sectionName'>, namespace: string | undefined) {
@@ -396,7 +289,8 @@ function checkScheduler({ spec }: LLMInferenceService): readonly Issue[] {
   const issues: Issue[] = [
     ...checkLabels(scheduler.labels, `${path}.labels`),
     ...checkAnnotations(scheduler.annotations, `${path}.annotations`),
-    ...checkTemplate(scheduler.template, `${path}.template`),
+    ...checkPodTemplate(scheduler.template, `${path}.template`),
+    ...checkPodTemplate(scheduler.tokenizer?.template, `${path}.tokenizer.template`),
   ];
   if (replicas !== undefined && replicas < 1) issues.push(schedulerReplicas(replicas));
   if (config) {
@@ -411,7 +305,11 @@ function checkScheduler({ spec }: LLMInferenceService): readonly Issue[] {
     }
     if (config.ref !== undefined && !config.ref.name)
       issues.push({ path: `${path}.config.ref.name`, code: 'required', message: 'name is empty; name a ConfigMap' });
-    if (config.inline !== undefined) issues.push(...checkPickerConfig(config.inline, `${path}.config.inline`));
+    if (config.inline !== undefined)
+      issues.push(
+        ...checkPickerConfig(config.inline, `${path}.config.inline`),
+        ...(isOwnPicker(scheduler) ? [] : checkPluginTypes(config.inline, `${path}.config.inline`)),
+      );
   }
   return issues;
 }

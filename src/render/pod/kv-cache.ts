@@ -1,4 +1,5 @@
 import type { Container, PodSpec } from '../../api/foreign/pod.ts';
+import { isOlder, offloadingVersion, vllmVersionOf } from '../../api/v1alpha2/engine-version.ts';
 import type { WorkloadSpec } from '../../api/v1alpha2/llm-inference-service.ts';
 import { AppError } from '../../errors.ts';
 
@@ -35,19 +36,15 @@ export function renderKvTransfer(isSplit: boolean, offloading: Offloading | unde
   return [['--kv-transfer-config', JSON.stringify(config)]];
 }
 
-const oldestVllm = [0, 22] as const;
-
 /**
  * Errors: `unsupported` when the image's tag is that of a vLLM that does not know the connector: it would start and fail.
  */
 export function requireOffloading(image: string): void {
-  const [, major, minor] = /vllm[^/]*:v?(\d+)\.(\d+)(?:\.\d+)?(?:[-@+.].*)?$/.exec(image) ?? [];
-  if (major === undefined || minor === undefined) return;
-  const [needMajor, needMinor] = oldestVllm;
-  if (Number(major) > needMajor || (Number(major) === needMajor && Number(minor) >= needMinor)) return;
+  const version = vllmVersionOf(image);
+  if (version === undefined || !isOlder(version, offloadingVersion)) return;
   throw new AppError(
     'unsupported',
-    `spec.kvCacheOffloading: needs vLLM ${oldestVllm.join('.')} or newer, and container main runs ${image}; give it a newer image`,
+    `spec.kvCacheOffloading: needs vLLM ${offloadingVersion.join('.')} or newer, and container main runs ${image}; give it a newer image`,
   );
 }
 
