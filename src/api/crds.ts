@@ -27,6 +27,17 @@ const reason: PrinterColumn = {
   type: 'string',
   jsonPath: '.status.conditions[?(@.type=="Ready")].reason',
 };
+const model: PrinterColumn = { name: 'Model', type: 'string', jsonPath: '.spec.model.name' };
+const replicas: PrinterColumn = {
+  name: 'Replicas',
+  type: 'integer',
+  jsonPath: '.status.workloads.primary.readyReplicas',
+};
+const wide: readonly PrinterColumn[] = [
+  { name: 'Prefill', type: 'integer', jsonPath: '.status.workloads.prefill.readyReplicas', priority: 1 },
+  { name: 'Weights', type: 'string', jsonPath: '.spec.model.uri', priority: 1 },
+  { name: 'URLs', type: 'string', jsonPath: '.status.addresses[*].url', priority: 1 },
+];
 const age: PrinterColumn = { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' };
 
 const group = 'serving.kserve.io';
@@ -53,13 +64,7 @@ export const llmInferenceServiceCrd = (): CustomResourceDefinition =>
     singular: 'llminferenceservice',
     shortNames: ['llmisvc'],
     description: 'A large language model, served: model servers, routing and scheduling as one object.',
-    columns: [
-      { name: 'URL', type: 'string', jsonPath: '.status.url' },
-      ready,
-      reason,
-      age,
-      { name: 'URLs', type: 'string', jsonPath: '.status.addresses[*].url', priority: 1 },
-    ],
+    columns: [{ name: 'URL', type: 'string', jsonPath: '.status.url' }, ready, reason, replicas, model, age, ...wide],
     spec: toStructuralSchema(llmInferenceServiceSpec),
     status: toStructuralSchema(llmInferenceServiceStatus),
     isSpecRequired: true,

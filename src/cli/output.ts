@@ -8,6 +8,7 @@ export interface Output {
   readonly dim: (text: string) => string;
   readonly good: (text: string) => string;
   readonly bad: (text: string) => string;
+  readonly warn: (text: string) => string;
 }
 
 export interface OutputStream {
@@ -28,6 +29,7 @@ export function createOutput(stream: OutputStream, noColour = false): Output {
     dim: paint('2'),
     good: paint('32'),
     bad: paint('31'),
+    warn: paint('33'),
   };
 }
 

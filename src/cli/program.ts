@@ -2,12 +2,18 @@ import { Command, CommanderError } from 'commander';
 import { AppError } from '../errors.ts';
 import type { LocalEnvironment } from '../local/paths.ts';
 import type { Logger } from '../telemetry/log.ts';
+import { bundleCommand } from './commands/bundle/command.ts';
+import { chatCommand } from './commands/chat/command.ts';
+import { completionCommand } from './commands/completion/command.ts';
 import { demoCommand } from './commands/demo/command.ts';
 import { downCommand } from './commands/down/command.ts';
 import { eppCommand } from './commands/epp/command.ts';
+import { explainCommand } from './commands/explain/command.ts';
 import { logsCommand } from './commands/logs/command.ts';
 import { statusCommand } from './commands/status/command.ts';
+import { topCommand } from './commands/top/command.ts';
 import { upCommand } from './commands/up/command.ts';
+import { validateCommand } from './commands/validate/command.ts';
 import type { Output } from './output.ts';
 
 /** What every command gets. */
@@ -29,6 +35,11 @@ const commands: readonly ((deps: CliDeps) => Command)[] = [
   statusCommand,
   logsCommand,
   downCommand,
+  validateCommand,
+  explainCommand,
+  topCommand,
+  chatCommand,
+  bundleCommand,
   eppCommand,
 ];
 
@@ -44,7 +55,8 @@ export async function runProgram(deps: CliDeps, argv: readonly string[]): Promis
     .version(deps.version)
     .exitOverride()
     .configureOutput({ writeOut: (text) => deps.output.raw(text), writeErr: () => {} });
-  for (const create of commands) program.addCommand(create(deps).exitOverride().copyInheritedSettings(program));
+  const all = [...commands.map((create) => create(deps)), completionCommand(deps, () => program)];
+  for (const command of all) program.addCommand(command.exitOverride().copyInheritedSettings(program));
   if (argv.length === 0) {
     deps.output.raw(program.helpInformation());
     return 0;

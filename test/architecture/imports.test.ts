@@ -63,7 +63,17 @@ const table: readonly Row[] = [
   { part: 'src/local', may: [...base, ...kube, ...telemetry, 'src/api/foreign', 'src/pki.ts'] },
   {
     part: 'src/cli',
-    may: [...base, ...kube, ...telemetry, 'src/api', 'src/render', 'src/plan', 'src/local', 'src/openai'],
+    may: [
+      ...base,
+      ...kube,
+      ...telemetry,
+      'src/api',
+      'src/render',
+      'src/plan',
+      'src/local',
+      'src/openai',
+      'src/flags.ts',
+    ],
   },
   {
     part: 'src/generate',

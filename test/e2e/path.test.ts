@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { request } from 'undici';
 import { parse } from 'yaml';
-import { sendTurn } from '../../src/cli/commands/demo/conversation.ts';
+import { sendTurn } from '../../src/cli/conversation.ts';
 import type { Client } from '../../src/kube/client.ts';
 import { loadKubeConfig } from '../../src/kube/config.ts';
 import type { KubeObject, Manifest, Resource } from '../../src/kube/object.ts';

@@ -2,8 +2,8 @@ import { Command } from 'commander';
 import { AppError } from '../../../errors.ts';
 import { orFailure, startLocalCluster, temporaryName } from '../../local-cluster.ts';
 import type { CliDeps } from '../../program.ts';
+import { serviceTable } from '../../service-table.ts';
 import { runDemo } from './run.ts';
-import { serviceTable } from './service-table.ts';
 
 /** `signalbox demo`: the whole way from `kubectl apply` to a streamed answer, on a cluster of its own. */
 export function demoCommand(deps: CliDeps): Command {

@@ -1,26 +1,16 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { request } from 'undici';
-import type { Condition } from '../../../api/conditions.ts';
 import { systemClock } from '../../../clock.ts';
 import { AppError } from '../../../errors.ts';
 import type { Client } from '../../../kube/client.ts';
-import { startInformer } from '../../../kube/informer.ts';
 import type { KubeObject } from '../../../kube/object.ts';
 import { resources } from '../../../kube/resources.ts';
 import { applyManifests, parseManifests } from '../../../local/install.ts';
 import type { Logger } from '../../../telemetry/log.ts';
+import { watchConditions } from '../../condition-lines.ts';
+import { type Message, sendTurn, type Turn } from '../../conversation.ts';
 import { type Output, renderTable } from '../../output.ts';
-import { type Message, sendTurn, type Turn } from './conversation.ts';
-
-interface Service extends KubeObject {
-  readonly spec: { readonly model?: { readonly name?: string } };
-  readonly status?: {
-    readonly url?: string;
-    readonly observedGeneration?: number;
-    readonly conditions?: readonly Condition[];
-  };
-}
 
 interface Pod extends KubeObject {
   readonly status?: { readonly podIP?: string };
@@ -36,9 +26,6 @@ export interface DemoDeps {
 
 const sample = 'config/samples/chat-prefill-decode.yaml';
 const readyTimeoutMs = 300_000;
-/** A condition that stays False says so again after this long. */
-const waitLineMs = 3_000;
-const parents: ReadonlySet<string> = new Set(['Ready', 'WorkloadsReady', 'RouterReady']);
 const questions = [
   'Hello! Explain in a few sentences what happens to a request between the gateway and the first token.',
   'Thank you. And why is the second turn of a conversation faster?',
@@ -61,7 +48,11 @@ export async function runDemo(deps: DemoDeps): Promise<DemoResult> {
   await applyManifests(client, manifests, { fieldManager: 'kubectl', clock: systemClock, signal, timeoutMs: 60_000 });
 
   const namespace = wanted.metadata.namespace ?? 'default';
-  const service = await awaitReady(deps, { namespace, name: wanted.metadata.name });
+  const service = await watchConditions({
+    ...deps,
+    ref: { namespace, name: wanted.metadata.name },
+    timeoutMs: readyTimeoutMs,
+  });
   const url = service.status?.url ?? '';
   const model = service.spec.model?.name ?? service.metadata.name;
 
@@ -100,13 +91,6 @@ export async function runDemo(deps: DemoDeps): Promise<DemoResult> {
   return { url, model, problems };
 }
 
-/** One clause of a condition's message: the whole of it is what kubectl is for. */
-function shorten(message: string): string {
-  const clauses = message.split('; ');
-  const text = clauses.slice(0, 2).join('; ');
-  return text.length > 130 ? `${text.slice(0, 129)}…` : text;
-}
-
 /** What a turn must show: the first goes through prefill, the next stays on the decode pod that has its KV. */
 function problemsOf(index: number, turn: Turn, before: Turn | undefined, prefills: number): readonly string[] {
   const problems: string[] = [];
@@ -125,62 +109,6 @@ function problemsOf(index: number, turn: Turn, before: Turn | undefined, prefill
   if (!turn.usage || turn.usage.cachedTokens === 0)
     problems.push(`${name} found nothing of the conversation in the KV cache`);
   return problems;
-}
-
-async function awaitReady(
-  deps: DemoDeps,
-  ref: { readonly namespace: string; readonly name: string },
-): Promise<Service> {
-  const { output } = deps;
-  const startedAt = Date.now();
-  const informer = startInformer<Service>(
-    deps.client,
-    resources.llmInferenceServices,
-    { namespace: ref.namespace, fieldSelector: `metadata.name=${ref.name}` },
-    { log: deps.log },
-  );
-  /** What was last said of each condition, and when. */
-  const shown = new Map<string, { readonly isTrue: boolean; readonly atMs: number }>();
-  const showCondition = (condition: Condition) => {
-    const isTrue = condition.status === 'True';
-    const before = shown.get(condition.type);
-    const atMs = Date.now() - startedAt;
-    if (before?.isTrue === isTrue && (isTrue || atMs - before.atMs < waitLineMs)) return;
-    // The parents repeat what their parts say.
-    if (!isTrue && parents.has(condition.type)) return;
-    shown.set(condition.type, { isTrue, atMs });
-    const seconds = `${(atMs / 1000).toFixed(1)} s`.padStart(7);
-    const mark = isTrue ? output.good('✓') : output.dim('…');
-    const why = isTrue ? '' : shorten(condition.message ?? condition.reason ?? '');
-    output.line(`  ${output.dim(seconds)}  ${mark} ${condition.type.padEnd(24)} ${output.dim(why)}`.trimEnd());
-  };
-  const watching = new AbortController();
-  try {
-    return await new Promise<Service>((resolve, reject) => {
-      deps.signal.throwIfAborted();
-      deps.signal.addEventListener('abort', () => reject(deps.signal.reason), { signal: watching.signal });
-      const timer = setTimeout(() => {
-        const service = informer.store.get(ref);
-        const why = service?.status?.conditions?.find((c) => c.type === 'Ready')?.message ?? 'its status is empty';
-        reject(
-          new AppError('timeout', `${ref.namespace}/${ref.name} is not Ready after ${readyTimeoutMs / 1000} s: ${why}`),
-        );
-      }, readyTimeoutMs);
-      watching.signal.addEventListener('abort', () => clearTimeout(timer));
-      informer.subscribe((change) => {
-        if (change.type === 'deleted') return;
-        const conditions = change.object.status?.conditions ?? [];
-        // Parts before the wholes that they make.
-        const order = (type: string) => (type === 'Ready' ? 2 : parents.has(type) ? 1 : 0);
-        for (const condition of [...conditions].sort((a, b) => order(a.type) - order(b.type))) showCondition(condition);
-        const ready = conditions.find((c) => c.type === 'Ready');
-        if (ready?.status === 'True' && change.object.status?.url) resolve(change.object);
-      });
-    });
-  } finally {
-    watching.abort();
-    informer.close();
-  }
 }
 
 /** Requests that the service's prefill pods have answered so far, as their own metrics say. */

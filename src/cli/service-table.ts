@@ -1,5 +1,5 @@
-import type { Client } from '../../../kube/client.ts';
-import { renderTable } from '../../output.ts';
+import type { Client } from '../kube/client.ts';
+import { renderTable } from './output.ts';
 
 interface Table {
   readonly columnDefinitions: readonly { readonly name: string; readonly priority: number }[];
@@ -9,9 +9,11 @@ interface Table {
   }[];
 }
 
-/** What `kubectl get llmisvc --all-namespaces` prints: the table that the API server itself makes of the printer columns. */
-export async function serviceTable(client: Client): Promise<string> {
-  const table = await client.request<Table>('GET', '/apis/serving.kserve.io/v1alpha2/llminferenceservices', undefined, {
+/** What `kubectl get llmisvc` prints, of all namespaces or one: the table that the API server itself makes of the printer columns. */
+export async function serviceTable(client: Client, namespace?: string): Promise<string> {
+  const scope = namespace === undefined ? '' : `/namespaces/${namespace}`;
+  const path = `/apis/serving.kserve.io/v1alpha2${scope}/llminferenceservices`;
+  const table = await client.request<Table>('GET', path, undefined, {
     accept: 'application/json;as=Table;v=v1;g=meta.k8s.io',
   });
   const shown = table.columnDefinitions

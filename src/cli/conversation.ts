@@ -1,7 +1,7 @@
 import { request } from 'undici';
-import { AppError } from '../../../errors.ts';
-import { EventSplitter, eventData } from '../../../openai/sse.ts';
-import { type Usage, usageOf } from '../../../openai/usage.ts';
+import { AppError } from '../errors.ts';
+import { EventSplitter, eventData } from '../openai/sse.ts';
+import { type Usage, usageOf } from '../openai/usage.ts';
 
 export interface Message {
   readonly role: 'system' | 'user' | 'assistant';
