@@ -127,7 +127,17 @@ describe('the definitions', () => {
     ]);
     const columns = (crd: typeof service) =>
       (versionOf(crd).additionalPrinterColumns as readonly { readonly name: string }[]).map(({ name }) => name);
-    expect(columns(service)).toEqual(['URL', 'Ready', 'Reason', 'Replicas', 'Model', 'Age', 'Prefill', 'Weights', 'URLs']);
+    expect(columns(service)).toEqual([
+      'URL',
+      'Ready',
+      'Reason',
+      'Replicas',
+      'Model',
+      'Age',
+      'Prefill',
+      'Weights',
+      'URLs',
+    ]);
     expect(columns(config)).toEqual(['Ready', 'Reason', 'Age']);
     expect(versionOf(service)).toMatchObject({
       name: 'v1alpha2',
