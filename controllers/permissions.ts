@@ -1,4 +1,4 @@
-import { type PolicyRule, clusterRules as serviceRules } from './llm-inference-service/permissions.ts';
+import { authoritySecret, type PolicyRule, clusterRules as serviceRules } from './llm-inference-service/permissions.ts';
 
 /** The definitions of kinds with more than one version. */
 export const convertedDefinitions: readonly string[] = [
@@ -36,5 +36,12 @@ export const namespaceRules: readonly PolicyRule[] = [
     verbs: ['get', 'list', 'watch'],
     resourceNames: ['inferenceservice-config'],
   },
-  { apiGroups: [''], resources: ['secrets'], verbs: ['get', 'list', 'watch', 'create', 'update'] },
+  // A name cannot be asked for before it exists, so that creating knows none.
+  { apiGroups: [''], resources: ['secrets'], verbs: ['create'] },
+  {
+    apiGroups: [''],
+    resources: ['secrets'],
+    verbs: ['get', 'list', 'watch', 'update'],
+    resourceNames: ['signalbox-webhook-certificate', authoritySecret],
+  },
 ];

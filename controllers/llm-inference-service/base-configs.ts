@@ -6,6 +6,7 @@ import { keyOf } from '../../src/kube/object.ts';
 import type { Combined } from '../../src/plan/observed.ts';
 import { combine } from '../../src/render/combine.ts';
 import type { TemplateSettings } from '../../src/render/template-data.ts';
+import { hasTls } from '../../src/render/tls.ts';
 import type { Caches } from './caches.ts';
 
 export interface EffectiveSpec {
@@ -40,7 +41,8 @@ export class BaseConfigs {
 
   /** The effective spec; that of the service alone where base configurations are missing or do not fit. */
   of(service: LLMInferenceService): EffectiveSpec {
-    const settings = this.#settings();
+    const common = this.#settings();
+    const settings = { ...common, enableTls: hasTls(service, common.enableTls) };
     const key = keyOf(service.metadata);
     const { uid, generation, labels, annotations } = service.metadata;
     const digest = JSON.stringify([uid, generation, labels, annotations, settings]);

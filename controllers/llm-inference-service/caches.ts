@@ -72,6 +72,7 @@ const owned = {
 
 /** Kinds that come from CRDs of others and may be missing, now or for ever. */
 const optional = [
+  resources.backendTlsPolicies,
   resources.scaledObjects,
   resources.leaderWorkerSets,
   resources.gateways,
@@ -124,6 +125,8 @@ export async function startCaches(
     { resource: resources.inferencePools, informer: pools as unknown as Informer<KubeObject> },
     { resource: resources.xInferencePools, informer: xPools as unknown as Informer<KubeObject> },
     kept(resources.scaledObjects),
+    kept(resources.backendTlsPolicies),
+    kept(resources.configMaps),
     kept(resources.horizontalPodAutoscalers),
     kept(resources.podDisruptionBudgets),
     kept(resources.services),

@@ -13,12 +13,16 @@ import { beforeRendering } from '../../src/plan/chains.ts';
 import { firstViolation, type Verdict } from '../../src/plan/check.ts';
 import { isStopped, refusedStatus, statusOf, statusPatch } from '../../src/plan/status.ts';
 import type { PoolGroup } from '../../src/render/input.ts';
+import { childNames } from '../../src/render/names.ts';
 import { render } from '../../src/render/render.ts';
 import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
+import { hasTls } from '../../src/render/tls.ts';
+import { ServiceAuthority } from '../../src/runtime/authority.ts';
 import type { ControllerDefinition } from '../../src/runtime/controller.ts';
-import { awaitChange, type Outcome } from '../../src/runtime/reconcile.ts';
+import { awaitChange, type Outcome, requeueAfter } from '../../src/runtime/reconcile.ts';
 import { BaseConfigs } from './base-configs.ts';
-import type { Caches } from './caches.ts';
+import type { Caches, ConfigMap } from './caches.ts';
+import { Certificates, type ServiceCertificate } from './certificates.ts';
 import {
   type Gathered,
   gather,
@@ -30,6 +34,7 @@ import {
   watchReferences,
 } from './gather.ts';
 import { GlobalConfig } from './global-config.ts';
+import { authoritySecret } from './permissions.ts';
 import { createTriggers } from './triggers.ts';
 import { createOwnedClient, type Failure, Strangers, Writes } from './writes.ts';
 
@@ -59,11 +64,17 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
       configPrefix,
       gatewayName: gateway.name,
       gatewayNamespace: gateway.namespace,
-      enableTls: values.ingress.enableLLMInferenceServiceTLS ?? false,
+      enableTls: isTlsByDefault(),
       modelRoutingHeader: values.ingress.modelBasedRoutingHeaderName ?? modelRoutingHeader,
     };
   });
   const sources: Sources = { caches: deps.caches, writes, globals, bases };
+  const certificates = new Certificates(
+    client,
+    new ServiceAuthority(client, { namespace: deps.settings.systemNamespace, name: authoritySecret }, clock),
+    clock,
+  );
+  const isTlsByDefault = () => globals.settings.globals.ingress.enableLLMInferenceServiceTLS ?? false;
   const gatewaysBeingMade = new Map<string, Promise<void>>();
 
   async function reconcile(ref: ObjectRef, signal: AbortSignal): Promise<Outcome> {
@@ -75,7 +86,9 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
 
     // What is stopped needs no spec that can be rendered.
     const verdict = isStopped(service) ? undefined : firstViolation(beforeRendering, gathered);
-    const desired = verdict ?? renderOrRefuse(gathered);
+    const certificate = verdict ? undefined : await certify(gathered, signal);
+    const platform = certificate ? { ...gathered.platform, tls: certificate.facts } : gathered.platform;
+    const desired = verdict ?? renderOrRefuse({ ...gathered, platform });
     if (!Array.isArray(desired)) {
       await writeStatus(service, refusedStatus(service, desired as Verdict, now()), signal);
       return awaitChange();
@@ -91,7 +104,32 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     const observed = gatherObserved(sources, gathered, desired, problems);
     await writeStatus(service, statusOf(observed, now()), signal);
     if (failure !== undefined) throw failure;
-    return awaitChange();
+    return certificate ? requeueAfter(certificate.lookAgainMs) : awaitChange();
+  }
+
+  /** The certificate of a service that speaks TLS. Its Secret stands before any pod mounts it. */
+  async function certify(gathered: Gathered, signal: AbortSignal): Promise<ServiceCertificate | undefined> {
+    const { service, effective } = gathered;
+    if (isStopped(service) || !hasTls(service, isTlsByDefault())) return undefined;
+    const { namespace, name } = service.metadata;
+    const record = { namespace: namespace ?? 'default', name: childNames(name).certificates };
+    const picker = effective.router?.scheduler?.pool?.spec?.endpointPickerRef?.name;
+    try {
+      const found = await certificates.of(
+        service,
+        picker,
+        gatherLive<ConfigMap>(sources, resources.configMaps, record),
+        signal,
+      );
+      if (found.made !== undefined)
+        events.record(service, 'Normal', 'CertificateIssued', `made a new TLS certificate: ${found.made}`);
+      return found;
+    } catch (thrown) {
+      const message = `the TLS certificate cannot be made: ${AppError.from(thrown).message}`;
+      const failed = { condition: conditionTypes.mainWorkloadReady, reason: reasons.certificateFailed, message };
+      await writeStatus(service, refusedStatus(service, failed, now()), signal);
+      throw thrown;
+    }
   }
 
   /** The manifests, or why there can be none. */

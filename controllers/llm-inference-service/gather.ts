@@ -102,7 +102,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
     platform: {
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
-      served: surroundings.served,
+      served: { ...surroundings.served, backendTlsPolicy: isServed(caches, resources.backendTlsPolicies) },
       ...(settings.prometheus ? { prometheus: settings.prometheus } : {}),
       gateway: {
         name: settings.gateway.name,
@@ -186,12 +186,16 @@ function gatherChildren({ caches, writes }: Sources, service: LLMInferenceServic
 }
 
 /** A live object of a kind that is watched. */
-export function gatherLive({ caches, writes }: Sources, resource: Resource, ref: ObjectRef): KubeObject | undefined {
+export function gatherLive<T extends KubeObject = KubeObject>(
+  { caches, writes }: Sources,
+  resource: Resource,
+  ref: ObjectRef,
+): T | undefined {
   const informer =
     resource === resources.gateways
       ? caches.gateways
       : caches.children.find((kept) => kept.resource === resource)?.informer;
-  return writes.newest<KubeObject>(resource, ref, informer?.store.get(ref));
+  return writes.newest<KubeObject>(resource, ref, informer?.store.get(ref)) as T | undefined;
 }
 
 /** What is there now of what was rendered: read after applying, so that what was just written counts. */

@@ -9,6 +9,9 @@ export interface PolicyRule {
   readonly resourceNames?: readonly string[];
 }
 
+/** The Secret in the operator's namespace with the authority that signs the certificates of services. */
+export const authoritySecret = 'signalbox-service-authority';
+
 const read = ['get', 'list', 'watch'] as const;
 /** Server-side apply is a patch; the first one of an object also counts as create. */
 const own = ['get', 'list', 'watch', 'create', 'patch', 'delete'] as const;
@@ -22,9 +25,10 @@ export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/status'], verbs: ['patch'] },
   // ownerReferences with blockOwnerDeletion are refused without it where that admission plugin is on.
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/finalizers'], verbs: ['update'] },
-  { apiGroups: [''], resources: ['services', 'serviceaccounts'], verbs: own },
-  // Configurations of pickers, in whatever namespace a service names one.
-  { apiGroups: [''], resources: ['configmaps'], verbs: read },
+  // ConfigMaps also hold configurations of pickers, in whatever namespace a service names one.
+  { apiGroups: [''], resources: ['services', 'serviceaccounts', 'configmaps'], verbs: own },
+  // Certificates of services are written and never read: what they hold is known from their public half.
+  { apiGroups: [''], resources: ['secrets'], verbs: ['create', 'update'] },
   { apiGroups: [''], resources: ['events'], verbs: ['create', 'patch'] },
   { apiGroups: ['apps'], resources: ['deployments'], verbs: own },
   { apiGroups: ['policy'], resources: ['poddisruptionbudgets'], verbs: own },
@@ -35,7 +39,7 @@ export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['gatewayclasses'], verbs: read },
   // The default Gateway is made where it does not exist and never deleted.
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['gateways'], verbs: [...read, 'create', 'patch'] },
-  { apiGroups: ['gateway.networking.k8s.io'], resources: ['httproutes'], verbs: own },
+  { apiGroups: ['gateway.networking.k8s.io'], resources: ['httproutes', 'backendtlspolicies'], verbs: own },
   {
     apiGroups: ['inference.networking.k8s.io', 'inference.networking.x-k8s.io'],
     resources: ['inferencepools'],

@@ -36,6 +36,7 @@ export const reasons = {
   invalidSpec: 'InvalidRenderedConfig',
   nameTaken: 'NameTaken',
   applyFailed: 'ApplyFailed',
+  certificateFailed: 'ReconcileCertsError',
   leaderWorkerSetNotServed: 'LeaderWorkerSetNotServed',
   leaderWorkerSetMissing: 'LeaderWorkerSetMissing',
   leaderWorkerSetProgressing: 'LeaderWorkerSetProgressing',

@@ -93,8 +93,6 @@ export const noGlobalValues: GlobalValues = {
 
 /** What can be read and is not acted on yet: told as a problem. */
 const unsupported: Readonly<Record<string, (value: unknown) => string | undefined>> = {
-  'ingress.enableLLMInferenceServiceTLS': (value) =>
-    value === true ? 'TLS inside the cluster is not supported yet; write false' : undefined,
   'ingress.modelBasedRoutingHeaderName': (value) =>
     String(value).toLowerCase() === 'x-gateway-model-name'
       ? undefined

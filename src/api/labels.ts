@@ -35,6 +35,8 @@ export const annotations = {
   stop: 'serving.kserve.io/stop',
   /** On a pod template: the routing sidecar's settings as JSON, read by the pod webhook. */
   sidecar: 'signalbox.io/routing-sidecar',
+  /** On a service: `"true"` or `"false"`, whether its parts speak TLS; left out, the cluster's configuration says so. */
+  tls: 'signalbox.io/tls',
   /** On a Gateway that the operator made: `namespace/name` of the service it was first made for. */
   gatewayOwner: 'signalbox.io/created-for',
   /** On a service: the Secret with credentials for its downloads. Both names are in use with KServe. */

@@ -60,6 +60,7 @@ export const resources = {
   gatewayClasses: inGroup('gateway.networking.k8s.io', 'v1', 'GatewayClass', 'gatewayclasses', false),
   gateways: inGroup('gateway.networking.k8s.io', 'v1', 'Gateway', 'gateways'),
   httpRoutes: inGroup('gateway.networking.k8s.io', 'v1', 'HTTPRoute', 'httproutes'),
+  backendTlsPolicies: inGroup('gateway.networking.k8s.io', 'v1', 'BackendTLSPolicy', 'backendtlspolicies'),
   referenceGrants: inGroup('gateway.networking.k8s.io', 'v1beta1', 'ReferenceGrant', 'referencegrants'),
   inferencePools: inGroup('inference.networking.k8s.io', 'v1', 'InferencePool', 'inferencepools'),
   xInferencePools: inGroup('inference.networking.x-k8s.io', 'v1alpha2', 'InferencePool', 'inferencepools'),

@@ -327,13 +327,16 @@ export function addressesFor(observed: Observed): readonly Address[] {
     });
   const inside = findService(observed);
   if (!inside) return [];
-  const port = (inside as { readonly spec?: { readonly ports?: readonly { readonly port: number }[] } }).spec
-    ?.ports?.[0];
+  const port = (
+    inside as {
+      readonly spec?: { readonly ports?: readonly { readonly port: number; readonly appProtocol?: string }[] };
+    }
+  ).spec?.ports?.[0];
   const { name } = inside.metadata;
   return [
     {
       name: 'internal',
-      url: `http://${name}.${namespace}.svc.cluster.local:${port?.port ?? 80}`,
+      url: `${port?.appProtocol === 'https' ? 'https' : 'http'}://${name}.${namespace}.svc.cluster.local:${port?.port ?? 80}`,
       origin: { group: '', kind: 'Service', name, namespace },
       models: models.map((model) => ({ name: model })),
     },

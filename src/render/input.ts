@@ -16,6 +16,15 @@ export interface Platform {
   /** Where the variant autoscaler's metric is read by KEDA. */
   readonly prometheus?: PrometheusFacts;
   readonly storage: StorageFacts;
+  /** The service's certificate; undefined: its parts speak clear text. */
+  readonly tls?: TlsFacts;
+}
+
+/** The public half of a service's certificate, as PEM. */
+export interface TlsFacts {
+  readonly certificate: string;
+  /** Every authority to trust, also those that are being replaced. */
+  readonly authorities: string;
 }
 
 /** How weights come into pods where the service leaves it open. */
@@ -56,6 +65,8 @@ export interface ServedKinds {
   readonly xPool: boolean;
   /** leaderworkerset.x-k8s.io/v1 */
   readonly leaderWorkerSet: boolean;
+  /** gateway.networking.k8s.io/v1 BackendTLSPolicy */
+  readonly backendTlsPolicy: boolean;
   /** keda.sh/v1alpha1 */
   readonly scaledObject: boolean;
 }

@@ -41,6 +41,9 @@ export interface ChildNames {
   readonly schedulerRoleBinding: string;
   readonly pool: string;
   readonly route: string;
+  /** The Secret of the service's certificate, and the ConfigMap with its public half. */
+  readonly certificates: string;
+  readonly backendTls: string;
 }
 
 export function childNames(service: string): ChildNames {
@@ -69,6 +72,8 @@ export function childNames(service: string): ChildNames {
     schedulerRoleBinding: childName(service, '-epp-rb'),
     pool: childName(service, '-inference-pool'),
     route: childName(service, '-kserve-route'),
+    certificates: childName(service, '-kserve-self-signed-certs'),
+    backendTls: childName(service, '-kserve-backend-tls'),
   };
 }
 

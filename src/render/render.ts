@@ -7,6 +7,7 @@ import { renderAutoscalers } from './scaling/autoscaler.ts';
 import { renderPickerDeployment } from './scheduler/deployment.ts';
 import { renderPickerAccess } from './scheduler/rbac.ts';
 import { renderPickerService } from './scheduler/service.ts';
+import { renderTrust } from './tls.ts';
 import { renderWorkloads } from './workload/deployment.ts';
 import { renderDisruptionBudgets } from './workload/disruption-budget.ts';
 import { renderWorkloadAccess } from './workload/rbac.ts';
@@ -24,6 +25,7 @@ export function render(input: RenderInput): readonly Manifest[] {
     ...renderDisruptionBudgets(context),
     ...renderAutoscalers(context),
     ...renderWorkloadServices(context),
+    ...renderTrust(context),
     ...renderScheduler(context),
     ...renderGateway(context),
     ...renderRoute(context),

@@ -163,6 +163,12 @@ export const sidecarSettings = {
     placeholder: 'prefiller,decoder',
     description: 'Legs whose certificates are taken unseen.',
   }),
+  tlsServerName: setting.text({
+    flag: 'tls-server-name',
+    placeholder: 'NAME',
+    description:
+      'Name that the certificates of the local engine and of prefill pods must have, which are called by address; the address when empty.',
+  }),
   secureProxy: setting.boolean({
     flag: 'secure-proxy',
     default: false,
@@ -299,6 +305,8 @@ export interface SidecarConfig {
     readonly minCachedRatio: number;
   };
   readonly certPath: string | undefined;
+  /** Name that certificates of upstreams must have; undefined: that by which they are called. */
+  readonly tlsServerName: string | undefined;
   readonly isSecure: boolean;
   readonly isSsrfProtected: boolean;
   readonly pool: { readonly namespace: string; readonly name: string; readonly group: string } | undefined;
@@ -417,6 +425,7 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
       minCachedRatio: raw.sessionMinCachedRatio,
     },
     certPath,
+    tlsServerName: raw.tlsServerName === '' ? undefined : raw.tlsServerName,
     isSecure: raw.secureProxy,
     isSsrfProtected: raw.ssrfProtection,
     pool,

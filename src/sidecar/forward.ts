@@ -453,6 +453,8 @@ export interface PoolOptions {
   readonly isTls: boolean;
   readonly isInsecure: boolean;
   readonly ca: string[] | undefined;
+  /** Name to ask for and to find in certificates; undefined: the upstream's own. */
+  readonly serverName: string | undefined;
   readonly connectTimeoutMs: number;
   readonly maxConnections: number;
 }
@@ -470,7 +472,13 @@ export function createPool(host: string, options: PoolOptions): Pool {
     keepAliveMaxTimeout: idleMs,
     connect: {
       timeout: options.connectTimeoutMs,
-      ...(options.isTls ? { rejectUnauthorized: !options.isInsecure, ...(options.ca ? { ca: options.ca } : {}) } : {}),
+      ...(options.isTls
+        ? {
+            rejectUnauthorized: !options.isInsecure,
+            ...(options.ca ? { ca: options.ca } : {}),
+            ...(options.serverName ? { servername: options.serverName } : {}),
+          }
+        : {}),
     },
   });
 }

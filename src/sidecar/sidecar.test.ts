@@ -1144,6 +1144,17 @@ describe('the server', () => {
     const got = await call(s.url, chat, { headers, body: hello, ca: authority.certificate });
     expect(got).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': p.hostPort } });
 
+    // A certificate that names Services and no pod: pods are called by address.
+    const shared = await issueCertificate(authority, { commonName: 'llm', dnsNames: ['llm.svc'], ...validity });
+    const other = await engine(decodes(), { tls: { cert: shared.certificate, key: shared.key } });
+    const byAddress = await sidecar(other.port, ['--enable-tls=decoder', `--cert-path=${dir}`]);
+    expect((await call(byAddress.url, chat, { body: hello })).status).toBe(502);
+    const name = '--tls-server-name=llm.svc';
+    const byName = await sidecar(other.port, ['--enable-tls=decoder', `--cert-path=${dir}`, name]);
+    expect((await call(byName.url, chat, { body: hello })).status).toBe(200);
+    const misnamed = await sidecar(d.port, ['--enable-tls=decoder', `--cert-path=${dir}`, name]);
+    expect((await call(misnamed.url, chat, { body: hello })).status).toBe(502);
+
     const distrustful = await sidecar(d.port, ['--decoder-use-tls']);
     expect((await call(distrustful.url, chat, { body: hello })).status).toBe(502);
     const careless = await sidecar(d.port, ['--decoder-use-tls', '--decoder-tls-insecure-skip-verify']);

@@ -74,7 +74,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   let onEarlyDone = () => {};
   const metrics = createSidecarMetrics({ inFlight: () => inFlight, sessions: () => sessions.size });
   const ca = trustedCertificates(config.certPath);
-  const shared = { ca, maxConnections: config.maxConnections };
+  const shared = { ca, serverName: config.tlsServerName, maxConnections: config.maxConnections };
   const decoder = createPool(toHostPort(config.decoder.host, config.decoder.port), { ...shared, ...config.decoder });
   const prefillPools = new Pools({ ...shared, ...config.prefill });
   const sessions: Sessions = new Sessions({ ...config.sessions, clock, onEvict: () => metrics.sessionEvictions.inc() });

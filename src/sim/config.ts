@@ -16,7 +16,7 @@ export interface SimConfig {
   readonly host: string | undefined;
   readonly port: number;
   readonly apiKeys: readonly string[];
-  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly tls: { readonly certFile: string; readonly keyFile: string; readonly isRefreshed: boolean } | undefined;
   readonly maxModelLen: number;
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
@@ -285,7 +285,10 @@ export function parseSimArgs(
     host: podAddress ?? last('host'),
     port: whole('port', 8000, 0, 65_535),
     apiKeys: flags.get('api-key') ?? (env.VLLM_API_KEY ? [env.VLLM_API_KEY] : []),
-    tls: certFile !== undefined && keyFile !== undefined ? { certFile, keyFile } : undefined,
+    tls:
+      certFile !== undefined && keyFile !== undefined
+        ? { certFile, keyFile, isRefreshed: last('enable-ssl-refresh') === 'true' }
+        : undefined,
     maxModelLen,
     maxSequences: whole('max-num-seqs', 256, 1),
     maxBatchedTokens: whole('max-num-batched-tokens', 2048, 1),
@@ -440,7 +443,7 @@ function helpText(): string {
     ...rows.map(([shown = '', text = '']) => `  ${shown.padEnd(width)}  ${text}`),
     '',
     'Arguments of vLLM that have an effect: --model, --served-model-name, --host, --port, --api-key, --ssl-certfile,',
-    '--ssl-keyfile, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
+    '--ssl-keyfile, --enable-ssl-refresh, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
     '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --seed, --enable-lora, --max-loras,',
     '--lora-modules, --tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout, --enable-auto-tool-choice,',
     '--tool-call-parser, --reasoning-parser, --max-logprobs, --enable-sleep-mode, --show-hidden-metrics-for-version.',

@@ -1,7 +1,10 @@
 import { randomUUID } from 'node:crypto';
+import { type FSWatcher, watch } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
+import type { Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { dirname } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -192,9 +195,11 @@ export async function startSim(
   if (atOnce) refuse(atOnce.value);
   log.info({ address: address.address, port: address.port, model: modelName }, 'listening');
 
+  const stopRefresh = refreshCertificate(config, server as unknown as TlsServer, log);
   const stopStats = config.logsStats ? logStats(clock, engine, metrics, log) : () => {};
   const close = async () => {
     stopStats();
+    stopRefresh();
     refusing?.abort();
     handler.drain();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
@@ -248,6 +253,33 @@ function logStats(clock: Clock, engine: Engine, metrics: EngineMetrics, log: Pic
       'stats',
     );
   });
+}
+
+/** Secret volumes change by several renames; one look after they are over is enough. */
+const settleMs = 200;
+
+/** As vLLM with `--enable-ssl-refresh`: a new certificate serves connections from then on. */
+function refreshCertificate(config: SimConfig, server: TlsServer, log: Pick<Logger, 'info' | 'warn'>): () => void {
+  const { tls } = config;
+  if (!tls?.isRefreshed) return () => {};
+  let timer: NodeJS.Timeout | undefined;
+  const refresh = () =>
+    Promise.all([readFile(tls.certFile), readFile(tls.keyFile)])
+      .then(([cert, key]) => {
+        server.setSecureContext({ cert, key });
+        log.info('the certificate was read again');
+      })
+      .catch((err: unknown) => log.warn({ err }, 'the certificate could not be read again; the old one stays'));
+  const watchers: readonly FSWatcher[] = [...new Set([tls.certFile, tls.keyFile].map(dirname))].map((folder) =>
+    watch(folder, () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => void refresh(), settleMs);
+    }),
+  );
+  return () => {
+    clearTimeout(timer);
+    for (const watcher of watchers) watcher.close();
+  };
 }
 
 async function createHttpServer(config: SimConfig): Promise<Server> {

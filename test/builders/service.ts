@@ -48,7 +48,14 @@ export function platform(parts: Partial<Platform> = {}): Platform {
   return {
     images: { vllm: 'vllm/vllm-openai:v0.11.0', epp: 'signalbox/epp:0.1.0', sidecar: 'signalbox/sidecar:0.1.0' },
     sidecarSessions: 1000,
-    served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true },
+    served: {
+      gatewayApi: true,
+      pool: true,
+      xPool: true,
+      leaderWorkerSet: true,
+      scaledObject: true,
+      backendTlsPolicy: true,
+    },
     gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', port: 80, className: 'envoy' },
     imagePullSecrets: [],
     storage: {

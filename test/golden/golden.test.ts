@@ -46,7 +46,7 @@ function renderCase(name: string): string {
       systemNamespace: 'signalbox-system',
       gatewayName: facts.gateway.name,
       gatewayNamespace: facts.gateway.namespace,
-      enableTls: false,
+      enableTls: facts.tls !== undefined,
       modelRoutingHeader,
     },
   });

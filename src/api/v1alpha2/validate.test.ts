@@ -469,6 +469,16 @@ describe('validateService', () => {
     ]);
   });
 
+  it.each([
+    ['true', 0],
+    ['false', 0],
+    ['yes', 1],
+  ])('reads annotation signalbox.io/tls: %s', (value, count) => {
+    const plain = service();
+    const annotated = { ...plain, metadata: { ...plain.metadata, annotations: { 'signalbox.io/tls': value } } };
+    expect(validateService(annotated).filter(({ path }) => path.includes('signalbox.io/tls'))).toHaveLength(count);
+  });
+
   it('refuses annotations for managed devices', () => {
     const withAnnotation = service();
     const annotated = {

@@ -1,5 +1,6 @@
 import type { ParentReference } from '../foreign/gateway-api.ts';
 import { type Issue, showValue } from '../issue.ts';
+import { annotations } from '../labels.ts';
 import { checkVersions, warnVersions } from './engine-version.ts';
 import type { LLMInferenceService } from './llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from './llm-inference-service-config.ts';
@@ -16,6 +17,7 @@ type Check = (service: LLMInferenceService) => readonly Issue[];
 /** Every rule that the schema cannot say, in the order in which its answers are shown. */
 const checks: readonly Check[] = [
   checkName,
+  checkTlsAnnotation,
   checkModelUri,
   checkConfidential,
   checkLora,
@@ -44,6 +46,13 @@ export function validateService(service: LLMInferenceService, old?: LLMInference
   if (service.metadata.deletionTimestamp !== undefined) return [];
   if (old !== undefined && isSame(service.spec, old.spec)) return [];
   return [...checks.flatMap((check) => check(service)), ...(old === undefined ? [] : checkSizeUnchanged(service, old))];
+}
+
+function checkTlsAnnotation({ metadata }: LLMInferenceService): readonly Issue[] {
+  const value = metadata.annotations?.[annotations.tls];
+  if (value === undefined || value === 'true' || value === 'false') return [];
+  const message = `${showValue(value)} is neither "true" nor "false"; write one of them, or leave the annotation out for the cluster's choice`;
+  return [{ path: `metadata.annotations[${annotations.tls}]`, code: 'invalid', message }];
 }
 
 /** What a user should know about a service that may be stored. */

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { findGatewayApiCrds, gatewayApiVersion } from './crds.ts';
 
-const plurals = ['gatewayclasses', 'gateways', 'httproutes', 'referencegrants'];
+const plurals = ['gatewayclasses', 'gateways', 'httproutes', 'referencegrants', 'backendtlspolicies'];
 const fileOf = (plural: string) => `gateway.networking.k8s.io_${plural}.yaml`;
 const definition = (plural: string) =>
   `apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: ${plural}.gateway.networking.k8s.io\n`;
@@ -28,6 +28,10 @@ const names = (paths: readonly string[]) => paths.map((path) => path.split('/').
 describe('the definitions of the Gateway API', () => {
   it('come from the release, and from the cache after that', async () => {
     const release = [...plurals, 'grpcroutes'].map(definition).join('---\n');
+    // What an earlier version has left lacks a file.
+    const left = join(cacheDir, 'crds', `gateway-api-${gatewayApiVersion}`);
+    await mkdir(left, { recursive: true });
+    await writeFile(join(left, fileOf('gateways')), definition('gateways'));
     const first = await findGatewayApiCrds({ cacheDir, run: noGo, download: async () => release });
     expect(names(first)).toEqual(plurals.map(fileOf));
     expect(await readFile(first[2] ?? '', 'utf8')).toContain('httproutes.gateway.networking.k8s.io');

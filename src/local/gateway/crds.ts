@@ -1,5 +1,5 @@
 import { access, copyFile, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { request } from 'undici';
 import { parseAllDocuments, stringify } from 'yaml';
 import { AppError, messageOf } from '../../errors.ts';
@@ -10,7 +10,7 @@ export const gatewayApiVersion = 'v1.4.0';
 const goModule = 'sigs.k8s.io/gateway-api';
 const release = `https://github.com/kubernetes-sigs/gateway-api/releases/download/${gatewayApiVersion}/standard-install.yaml`;
 const group = 'gateway.networking.k8s.io';
-const plurals = ['gatewayclasses', 'gateways', 'httproutes', 'referencegrants'] as const;
+const plurals = ['gatewayclasses', 'gateways', 'httproutes', 'referencegrants', 'backendtlspolicies'] as const;
 
 export interface GatewayApiCrdOptions {
   /** Lasting, outside the repository. */
@@ -46,6 +46,9 @@ export async function findGatewayApiCrds(options: GatewayApiCrdOptions): Promise
       await way(temporary);
       // Another command may have put them there meanwhile; theirs are as good.
       await rename(temporary, folder).catch(async (thrown: unknown) => {
+        if (await exist(files)) return;
+        // An earlier version has left fewer; whole files take their place one by one.
+        for (const file of files) await rename(join(temporary, basename(file)), file);
         if (!(await exist(files))) throw thrown;
       });
       return files;

@@ -5,6 +5,7 @@ import type { NodePart } from '../../api/v1alpha2/parallelism.ts';
 import type { Context } from '../input.ts';
 import type { Role } from '../labels.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
+import { certificateMounts, certificateVolumes, renderTlsArgs, schemeOf } from '../tls.ts';
 import { growForOffloading, renderKvTransfer, renderTiers, requireOffloading } from './kv-cache.ts';
 import { renderLoraArgs } from './lora.ts';
 import { hostAddressVariable, rankAnnotation, rankFiles, ranksFolder, renderParallelArgs } from './parallel-args.ts';
@@ -90,6 +91,7 @@ export function renderModelPod(
             },
           ]
         : []),
+      ...certificateVolumes(context),
       ...storage.volumes,
       ...renderTiers(workload.kvCacheOffloading).volumes,
     ],
@@ -129,6 +131,7 @@ function renderMain(input: MainInput, theirs: Container | undefined): Container 
   const features = [
     ...renderLoraArgs(context.effective, context.namespace, storage.modules),
     ...renderTracingArgs(context),
+    ...(part === 'worker' ? [] : renderTlsArgs(context, theirs?.args ?? [])),
   ];
   if (theirs?.command !== undefined) return mergeContainer(ours, passToScript(theirs, features));
 
@@ -174,8 +177,8 @@ function renderOwnMain({ context, workload, role, part, storage }: MainInput): C
     ...(part === 'worker'
       ? {}
       : {
-          ports: [{ containerPort: port, name: role === 'decode' ? 'vllm' : 'http', protocol: 'TCP' }],
-          ...renderModelProbes(port),
+          ports: [{ containerPort: port, name: role === 'decode' ? 'vllm' : schemeOf(context), protocol: 'TCP' }],
+          ...renderModelProbes(port, context.platform.tls ? 'HTTPS' : 'HTTP'),
           lifecycle: { preStop: { sleep: { seconds: drainSeconds } } },
         }),
     securityContext: {
@@ -194,6 +197,7 @@ function renderOwnMain({ context, workload, role, part, storage }: MainInput): C
       ...(part === 'worker' && rankFiles(workload.parallelism).length > 0
         ? [{ mountPath: ranksFolder, name: ranksVolume, readOnly: true }]
         : []),
+      ...certificateMounts(context),
       ...storage.mounts,
       ...renderTiers(workload.kvCacheOffloading).mounts,
     ],

@@ -15,6 +15,13 @@ export interface SidecarSettings {
   readonly poolNamespace: string;
   readonly poolName: string;
   readonly sessionCacheSize: number;
+  /** With it the sidecar serves and calls by TLS; the pod has the volume already. */
+  readonly tls?: {
+    readonly volume: string;
+    readonly path: string;
+    /** DNS name in the certificates of pods, which are called by address. */
+    readonly serverName: string;
+  };
 }
 
 const texts = ['image', 'prefillUrl', 'connector', 'poolNamespace', 'poolName'] as const;
@@ -42,6 +49,11 @@ export function parseSidecarSettings(text: string): SidecarSettings {
           'invalid',
           `the routing sidecar's settings need ${field}, a ${type}; got ${settings[field]}`,
         );
+  const { tls } = settings;
+  if (tls !== undefined)
+    for (const field of ['volume', 'path', 'serverName'])
+      if (typeof (tls as Readonly<Record<string, unknown>> | null)?.[field] !== 'string')
+        throw new AppError('invalid', `the routing sidecar's settings need tls.${field}, a string`);
   return settings as unknown as SidecarSettings;
 }
 
@@ -56,6 +68,7 @@ export function injectSidecar<Pod extends Partial<PodSpec>>(pod: Pod, settings: 
 }
 
 function renderSidecar(settings: SidecarSettings): Container {
+  const { tls } = settings;
   return {
     name: sidecarContainer,
     image: settings.image,
@@ -63,11 +76,12 @@ function renderSidecar(settings: SidecarSettings): Container {
     args: [
       `--port=${settings.port}`,
       `--decoder-port=${settings.decoderPort}`,
-      '--decoder-use-tls=false',
-      '--prefiller-use-tls=false',
+      `--decoder-use-tls=${tls !== undefined}`,
+      `--prefiller-use-tls=${tls !== undefined}`,
       `--prefill-url=${settings.prefillUrl}`,
       `--connector=${settings.connector}`,
-      '--cert-path=/etc/ssl/certs',
+      `--cert-path=${tls?.path ?? '/etc/ssl/certs'}`,
+      ...(tls ? ['--secure-proxy=true', `--tls-server-name=${tls.serverName}`] : []),
       '--enable-ssrf-protection=true',
     ],
     env: [
@@ -77,8 +91,9 @@ function renderSidecar(settings: SidecarSettings): Container {
       { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
       { name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
     ],
-    ports: [{ containerPort: settings.port, name: 'http', protocol: 'TCP' }],
-    ...renderSidecarProbes(settings.port),
+    ports: [{ containerPort: settings.port, name: tls ? 'https' : 'http', protocol: 'TCP' }],
+    ...(tls ? { volumeMounts: [{ mountPath: tls.path, name: tls.volume, readOnly: true }] } : {}),
+    ...renderSidecarProbes(settings.port, tls ? 'HTTPS' : 'HTTP'),
     resources: sidecarResources,
     securityContext: {
       allowPrivilegeEscalation: false,

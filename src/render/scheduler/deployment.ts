@@ -9,6 +9,7 @@ import { renderPickerProbes } from '../pod/probes.ts';
 import { pickerResources } from '../pod/resources.ts';
 import { tracingEnvironment } from '../pod/tracing.ts';
 import { hasFlag } from '../pod/vllm-args.ts';
+import { certificateMounts, certificatesPath, certificateVolumes } from '../tls.ts';
 import { renderPickerConfig } from './picker-config.ts';
 
 export const pickerPorts = { grpc: 9002, grpcHealth: 9003, metrics: 9090 } as const;
@@ -54,6 +55,7 @@ function renderPickerPod(context: Context, replicas: number): PodSpec {
     serviceAccountName: context.names.schedulerServiceAccount,
     terminationGracePeriodSeconds: 60,
     containers: [],
+    ...(context.platform.tls ? { volumes: certificateVolumes(context) } : {}),
   };
   return {
     ...mergePod(ours, template ? { ...template, containers: [] } : undefined),
@@ -67,13 +69,23 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
   const flag = (name: string, value: string) => (hasFlag(own, name) ? [] : [name, value]);
   const ownConfig = hasFlag(own, '--config-text') || hasFlag(own, '--config-file');
   const inline = context.effective.router?.scheduler?.config?.inline !== undefined;
+  const tls = platform.tls
+    ? [
+        ['--secure-serving', 'true'],
+        ['--cert-path', certificatesPath],
+        ['--enable-cert-reload', 'true'],
+        ['--model-server-metrics-scheme', 'https'],
+      ].flatMap(([name = '', value = '']) => (hasFlag(own, name) ? [] : [`${name}=${value}`]))
+    : hasFlag(own, '--secure-serving')
+      ? []
+      : ['--secure-serving=false'];
   const args = [
     ...flag('--pool-name', names.pool),
     ...flag('--pool-namespace', namespace),
     ...flag('--grpc-port', String(pickerPorts.grpc)),
     ...flag('--grpc-health-port', String(pickerPorts.grpcHealth)),
     ...flag('--metrics-port', String(pickerPorts.metrics)),
-    ...(hasFlag(own, '--secure-serving') ? [] : ['--secure-serving=false']),
+    ...tls,
     ...(replicas > 1 && !hasFlag(own, '--ha-enable-leader-election') ? ['--ha-enable-leader-election'] : []),
     ...(context.effective.tracing && !hasFlag(own, '--tracing') ? ['--tracing=true'] : []),
     ...(ownConfig && !inline ? [] : ['--config-text', renderPickerConfig(context)]),
@@ -93,6 +105,7 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
       ...tracingEnvironment(context, 'picker'),
     ],
     ...renderPickerProbes(pickerPorts.grpcHealth),
+    ...(platform.tls ? { volumeMounts: certificateMounts(context) } : {}),
     resources: pickerResources,
     securityContext: {
       allowPrivilegeEscalation: false,

@@ -25,10 +25,10 @@ export function renderPickerService(context: Context): Manifest {
         type: 'ClusterIP',
         selector: labels,
         ports: [
-          // ext_proc is gRPC over clear-text HTTP/2: gateways that look at appProtocol must not speak HTTP/1.1 to it.
+          // Without TLS ext_proc is gRPC over clear-text HTTP/2: gateways that look at appProtocol must not speak HTTP/1.1 to it.
           {
             name: 'grpc',
-            appProtocol: 'kubernetes.io/h2c',
+            appProtocol: context.platform.tls ? 'https' : 'kubernetes.io/h2c',
             protocol: 'TCP',
             port: pickerPorts.grpc,
             targetPort: 'grpc',

@@ -6,6 +6,7 @@ import { podAnnotationsOf, podLabelsOf, type Role, workerPodLabels, workloadPodL
 import { decoderPort, hasOwnSidecar, renderModelPod, servingPort } from '../pod/main.ts';
 import { rankAnnotation, rankFiles } from '../pod/parallel-args.ts';
 import type { SidecarSettings } from '../pod/sidecar.ts';
+import { certificatesPath, certificatesVolume, schemeOf, serverNameOf } from '../tls.ts';
 
 /** The pod template of a Deployment, or of the leader or the workers of a LeaderWorkerSet. */
 export function renderPodTemplate(
@@ -56,10 +57,13 @@ export function sidecarSettingsOf(context: Context): SidecarSettings {
     image: platform.images.sidecar,
     port: servingPort,
     decoderPort,
-    prefillUrl: `http://${names.prefillService}.${namespace}.svc.cluster.local:${servingPort}`,
+    prefillUrl: `${schemeOf(context)}://${names.prefillService}.${namespace}.svc.cluster.local:${servingPort}`,
     connector: 'nixlv2',
     poolNamespace: namespace,
     poolName: context.poolName,
     sessionCacheSize: platform.sidecarSessions,
+    ...(platform.tls
+      ? { tls: { volume: certificatesVolume, path: certificatesPath, serverName: serverNameOf(context) } }
+      : {}),
   };
 }

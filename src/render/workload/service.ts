@@ -4,6 +4,7 @@ import type { Context } from '../input.ts';
 import { componentLabels, prefillSelector, workloadSelector } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
 import { servingPort } from '../pod/main.ts';
+import { schemeOf } from '../tls.ts';
 
 /** The Services of model servers: one over all of them, and one over the prefill pods. */
 export function renderWorkloadServices(context: Context): readonly Manifest[] {
@@ -44,6 +45,7 @@ function renderService(
   annotations: Texts | undefined,
 ): Manifest {
   const { [routeAnnotation]: _, ...own } = annotations ?? {};
+  const scheme = schemeOf(context);
   return manifestOf(
     { group: '', version: 'v1', kind: 'Service' },
     {
@@ -57,7 +59,7 @@ function renderService(
       spec: {
         type: 'ClusterIP',
         selector,
-        ports: [{ name: 'http', appProtocol: 'http', protocol: 'TCP', port: servingPort, targetPort: servingPort }],
+        ports: [{ name: scheme, appProtocol: scheme, protocol: 'TCP', port: servingPort, targetPort: servingPort }],
       },
     },
   );
