@@ -115,6 +115,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
       addresses: createAddressAllocator(networks.pods),
       images: createImageTable({ root: environment.root, node: environment.node, stateDir }),
       apiServer: { url: plane.server, caFile: plane.caFile },
+      kubelet: plane.kubelet,
       ...(options.gpus === undefined ? {} : { gpus: options.gpus }),
     });
     started.push(() => node.close(2000));

@@ -33,6 +33,8 @@ export interface ControlPlane {
   /** An administrator's, with certificates inside. */
   readonly kubeconfigPath: string;
   readonly caFile: string;
+  /** For a node that the API server asks for logs. */
+  readonly kubelet: { readonly certificateFile: string; readonly keyFile: string; readonly clientCaFile: string };
   readonly host: string;
   readonly port: number;
   readonly logFiles: Readonly<Record<string, string>>;
@@ -102,6 +104,10 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
       `--tls-cert-file=${pki.file('apiserver.crt')}`,
       `--tls-private-key-file=${pki.file('apiserver.key')}`,
       `--client-ca-file=${pki.file('ca.crt')}`,
+      `--kubelet-client-certificate=${pki.file('kubelet-client.crt')}`,
+      `--kubelet-client-key=${pki.file('kubelet-client.key')}`,
+      `--kubelet-certificate-authority=${pki.file('ca.crt')}`,
+      '--kubelet-preferred-address-types=InternalIP',
       // Nobody holds this certificate; without one the other components complain of its absence for ever.
       `--requestheader-client-ca-file=${pki.file('ca.crt')}`,
       '--requestheader-allowed-names=front-proxy-client',
@@ -172,6 +178,11 @@ export async function startControlPlane(options: ControlPlaneOptions): Promise<C
     server,
     kubeconfigPath,
     caFile: pki.file('ca.crt'),
+    kubelet: {
+      certificateFile: pki.file('kubelet.crt'),
+      keyFile: pki.file('kubelet.key'),
+      clientCaFile: pki.file('ca.crt'),
+    },
     host,
     port: port ?? 0,
     logFiles,
@@ -213,12 +224,24 @@ async function writePki(folder: string, host: string, serviceAddress: string): P
       notBefore,
       notAfter,
     });
+  const kubelet = await issueCertificate(authority, {
+    commonName: 'system:node',
+    ipAddresses: ['127.0.0.1'],
+    usage: 'server',
+    notBefore,
+    notAfter,
+  });
+  const kubeletClient = await client('kube-apiserver-kubelet-client');
   const serviceAccounts = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const file = (name: string) => join(folder, name);
   const files: Readonly<Record<string, string>> = {
     'ca.crt': authority.certificate,
     'apiserver.crt': serving.certificate,
     'apiserver.key': serving.key,
+    'kubelet.crt': kubelet.certificate,
+    'kubelet.key': kubelet.key,
+    'kubelet-client.crt': kubeletClient.certificate,
+    'kubelet-client.key': kubeletClient.key,
     'sa.key': serviceAccounts.privateKey.export({ type: 'sec1', format: 'pem' }).toString(),
     'sa.pub': serviceAccounts.publicKey.export({ type: 'spki', format: 'pem' }).toString(),
   };

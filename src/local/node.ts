@@ -11,6 +11,7 @@ import type { Logger } from '../telemetry/log.ts';
 import type { ImageTable } from './images.ts';
 import type { Network } from './network.ts';
 import type { AddressAllocator } from './node/address.ts';
+import { type KubeletCertificates, startLogServer } from './node/log-server.ts';
 import { registerNode } from './node/node-object.ts';
 import { createPodSources } from './node/pod-sources.ts';
 import type { Pod } from './node/pod-spec.ts';
@@ -29,6 +30,8 @@ export interface NodeOptions {
   /** For the pods' programs: where the API server is and which CA signs it. */
   readonly apiServer: { readonly url: string; readonly caFile: string };
   readonly network: Pick<Network, 'hookFile' | 'serviceEnv'>;
+  /** With them the node answers `kubectl logs`. */
+  readonly kubelet?: KubeletCertificates;
   readonly log: Logger;
   readonly clock?: Clock;
   /** What the scheduler may give away; defaults: 8 GPUs, this machine's processors and memory (at least 64 and 256Gi, for nothing real is used), 110 pods. */
@@ -75,7 +78,14 @@ export async function startNode(options: NodeOptions): Promise<LocalNode> {
   };
   await mkdir(join(stateDir, 'logs'), { recursive: true });
   await mkdir(join(stateDir, 'pods'), { recursive: true });
-  await registerNode(client, { name, address: hostIP, capacity }, { clock, log, signal });
+  const workers = new Map<string, PodWorker>();
+  const isRunning = (namespace: string, pod: string) =>
+    [...workers.values()].some(({ pod: { metadata } }) => metadata.namespace === namespace && metadata.name === pod);
+  const logs = options.kubelet
+    ? await startLogServer({ host: hostIP, stateDir, certificates: options.kubelet, isRunning, clock })
+    : undefined;
+  const address = { address: hostIP, ...(logs ? { kubeletPort: logs.port } : {}) };
+  await registerNode(client, { name, capacity, ...address }, { clock, log, signal });
 
   const reaper = startReaper();
   const events = startEventRecorder(client, { component: 'kubelet', instance: name }, { clock, log });
@@ -106,7 +116,6 @@ export async function startNode(options: NodeOptions): Promise<LocalNode> {
     },
   };
 
-  const workers = new Map<string, PodWorker>();
   const pods = startInformer<Pod>(
     client,
     resources.pods,
@@ -173,6 +182,7 @@ export async function startNode(options: NodeOptions): Promise<LocalNode> {
       await Promise.all([...workers.values()].map((worker) => worker.close(graceMs)));
       closing.abort(new Error('closed'));
       await events.close();
+      await logs?.close();
       await reaper.close();
     },
   };

@@ -2,7 +2,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { request } from 'undici';
+import { Agent, request } from 'undici';
 import type { Client } from '../../src/kube/client.ts';
 import { loadKubeConfig } from '../../src/kube/config.ts';
 import type { KubeObject, Manifest } from '../../src/kube/object.ts';
@@ -22,6 +22,10 @@ import type { Container, ContainerStatus, Pod, PodSpec } from '../../src/local/n
 import { type LocalNode, startNode } from '../../src/local/node.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 import { localEnvironment, root, startTestControlPlane } from './control-plane.ts';
+
+interface NodeObject extends KubeObject {
+  readonly status?: { readonly daemonEndpoints?: { readonly kubeletEndpoint?: { readonly Port?: number } } };
+}
 
 let networks: LoopbackNetworks;
 let plane: ControlPlane;
@@ -54,6 +58,7 @@ beforeAll(async () => {
     stateDir,
     apiServer,
     network,
+    kubelet: plane.kubelet,
     log: silentLogger,
     gpus: 2,
     backOff: { baseMs: 1_000, capMs: 4_000 },
@@ -300,6 +305,38 @@ describe('containers', () => {
     await deletePod('ordered');
     expect(await readFile(order, 'utf8')).toBe('postStart\npreStop\nmain\ns2\ns1\n');
     expect(await eventsOf('ordered')).toContain('Killing: Stopping container main');
+  }, 30_000);
+
+  it('show their logs to kubectl, also while they are written', async () => {
+    const path = '/api/v1/namespaces/default/pods/talking/log';
+    const read = (query: string) => client.request<string>('GET', `${path}?${query}`, undefined, { accept: '*/*' });
+    const release = join(stateDir, 'go-on');
+    await createPod('talking', {
+      terminationGracePeriodSeconds: 1,
+      restartPolicy: 'Never',
+      containers: [
+        script('main', `echo one; echo two; echo three; until [ -e ${release} ]; do sleep 0.1; done; echo four`),
+      ],
+    });
+    await until('three lines', async () => (await logOf('talking', 'main')).includes('three'));
+    expect(await read('')).toBe('one\ntwo\nthree\n');
+    expect(await read('tailLines=2')).toBe('two\nthree\n');
+    expect(await read('tailLines=0')).toBeUndefined();
+    expect(await read('limitBytes=5')).toBe('one\nt');
+    await expect(read('previous=true')).rejects.toThrow(/holds all its runs: leave --previous out/);
+    await expect(read('container=other')).rejects.toThrow(/container other is not valid for pod talking/);
+    const followed = read('follow=true');
+    await writeFile(release, '');
+    await podWhen('talking', 'done', ({ status }) => status?.phase === 'Succeeded');
+    await deletePod('talking');
+    expect(await followed).toBe('one\ntwo\nthree\nfour\n');
+    // Who shows no certificate of the cluster is not answered.
+    const [live] = (await client.list<NodeObject>(resources.nodes)).items;
+    const port = live?.status?.daemonEndpoints?.kubeletEndpoint?.Port;
+    const stranger = request(`https://127.0.0.1:${port}/containerLogs/default/talking/main`, {
+      dispatcher: new Agent({ connect: { rejectUnauthorized: false } }),
+    });
+    await expect(stranger).rejects.toThrow();
   }, 30_000);
 
   it('restart with back-off when they crash, and tell the exit code', async () => {

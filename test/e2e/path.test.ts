@@ -1,7 +1,9 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { unpackTar } from 'modern-tar';
 import { request } from 'undici';
 import { parse } from 'yaml';
 import { sendTurn } from '../../src/cli/conversation.ts';
@@ -129,6 +131,51 @@ describe('the whole path', () => {
     expect(answer.statusCode).toBe(200);
     await answer.body.dump();
   }, 60_000);
+
+  it('is told by the command line', async () => {
+    const run = (...args: readonly string[]) =>
+      runBinary('signalbox', [...args, '--kubeconfig', kubeconfig], { env: env() });
+    expect(await run('explain', name)).toMatchObject({ code: 0, stdout: expect.stringContaining(`ready at ${url}`) });
+    expect(await run('status', `${namespace}/${name}`, '--wait', '1m')).toMatchObject({ code: 0 });
+    expect(await run('explain', 'nothing')).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('default/nothing: there is no such LLMInferenceService; there are default/chat'),
+    });
+    expect(await run('validate', '--server', join(root, 'config/samples/chat-prefill-decode.yaml'))).toMatchObject({
+      code: 0,
+    });
+    const talk = await run(
+      'chat',
+      name,
+      '-m',
+      'A question of some length, please.',
+      '-m',
+      'And another?',
+      '-o',
+      'json',
+    );
+    const { turns } = JSON.parse(talk.stdout) as { readonly turns: readonly Record<string, unknown>[] };
+    expect(turns).toMatchObject([
+      { prefill: expect.stringMatching(/^chat-kserve-prefill-/), decode: expect.stringMatching(/^chat-kserve-/) },
+      { prefill: 'none', decode: turns[0]?.decode },
+    ]);
+    const loads = JSON.parse(
+      (await run('top', name, '--once', '--interval', '200ms', '-o', 'json')).stdout,
+    ) as readonly {
+      readonly role: string;
+      readonly problem?: string;
+    }[];
+    expect(loads.map(({ role }) => role).sort()).toEqual(['decode', 'decode', 'prefill']);
+    expect(loads.filter(({ problem }) => problem !== undefined)).toEqual([]);
+    const archive = join(stateHome, 'bundle.tar.gz');
+    expect(await run('bundle', '--file', archive)).toMatchObject({ code: 0 });
+    const entries = await unpackTar(gunzipSync(await readFile(archive)));
+    const logs = entries.filter(({ header }) =>
+      /\/chat-kserve-[^/]+\/(main|llm-d-routing-sidecar)\.log$/.test(header.name),
+    );
+    expect(logs.length).toBe(6);
+    for (const { data } of logs) expect(data?.length).toBeGreaterThan(0);
+  }, 90_000);
 
   it('streams a conversation: prefill first, then the decode pod alone', async () => {
     const tokens: string[] = [];

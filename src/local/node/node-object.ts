@@ -11,6 +11,8 @@ import { toTime } from './pod-status.ts';
 export interface NodeDescription {
   readonly name: string;
   readonly address: string;
+  /** Where it answers `kubectl logs`. */
+  readonly kubeletPort?: number;
   /** Kubernetes quantities: cpu, memory, pods, ephemeral-storage, nvidia.com/gpu. */
   readonly capacity: Readonly<Record<string, string>>;
 }
@@ -58,6 +60,7 @@ function renderNodeStatus(node: NodeDescription, startedMs: number, nowMs: numbe
       condition('PIDPressure', 'False', 'KubeletHasSufficientPID', 'node has sufficient PID available'),
       condition('Ready', 'True', 'KubeletReady', 'the embedded node runs pods as processes'),
     ],
+    ...(node.kubeletPort === undefined ? {} : { daemonEndpoints: { kubeletEndpoint: { Port: node.kubeletPort } } }),
     nodeInfo: {
       architecture: architectures[arch()] ?? arch(),
       operatingSystem: platform(),
