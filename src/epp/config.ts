@@ -94,6 +94,12 @@ export const eppSettings = {
     description: 'largest message of a gateway',
     default: 4 << 20,
   }),
+  http2Engine: setting.oneOf({
+    flag: 'http2-engine',
+    description: 'who speaks HTTP/2 with gateways: Node, or our own code over its sockets, at a fraction of the cost',
+    choices: ['node', 'native'],
+    default: 'node',
+  }),
   refreshMetricsInterval: setting.durationMs({
     flag: 'refresh-metrics-interval',
     description: 'between two readings of an endpoint’s metrics, at least 50ms',

@@ -15,7 +15,7 @@ import { createTurnClock } from './datalayer/turn-clock.ts';
 import { createDirector } from './director.ts';
 import { answerExplain, TraceRing } from './explain.ts';
 import { makeCertificate, readCertificate } from './extproc/certificate.ts';
-import { type GrpcServer, startGrpcServer } from './extproc/grpc.ts';
+import { type GrpcServer, startGrpcServer } from './extproc/grpc-server.ts';
 import { createHealthServices, type Health, type HealthBoard } from './extproc/health.ts';
 import { createProcessService, processMethod } from './extproc/server.ts';
 import type { PluginFailure } from './framework/plugin.ts';
@@ -107,6 +107,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       port: config.grpcHealthPort,
       services: healthServices,
       maxMessageBytes: 64 << 10,
+      engine: config.http2Engine,
       onError,
     });
     closers.push(() => healthServer.close());
@@ -144,6 +145,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
         ...(config.healthChecking ? healthServices : []),
       ]),
       maxMessageBytes: config.grpcMaxRecvMsgSize,
+      engine: config.http2Engine,
       onError: (error) => {
         if (error instanceof AppError || error instanceof TypeError)
           log.error({ error: messageOf(error) }, 'a stream failed');

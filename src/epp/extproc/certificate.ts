@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, messageOf } from '../../errors.ts';
 import { createAuthority, issueCertificate } from '../../pki.ts';
-import type { TlsPair } from './grpc.ts';
+import type { TlsPair } from './transport.ts';
 
 const lifetimeMs = 10 * 365 * 24 * 3600 * 1000;
 

@@ -1,11 +1,9 @@
-import http2 from 'node:http2';
-import type { AddressInfo } from 'node:net';
-import { AppError, messageOf } from '../../errors.ts';
+import type { ServerStream, StreamListener } from './transport.ts';
 
 /** One stream of gRPC messages in both directions. */
 export interface Call {
   readonly path: string;
-  /** Sends whole frames. False when the peer does not read fast enough: the call's messages then pause by themselves. */
+  /** Sends whole frames. While the peer does not read, the call's messages pause by themselves. */
   send(frames: Buffer): void;
   /** Ends the stream with a status; later calls do nothing. */
   end(status: number, message?: string): void;
@@ -25,197 +23,101 @@ export type Service = (call: Call) => CallHandler;
 /** Services by full method path, `/package.Service/Method`. */
 export type Services = ReadonlyMap<string, Service>;
 
-export interface TlsPair {
-  readonly cert: string | Buffer;
-  readonly key: string | Buffer;
-  /** Oldest version; Node's default when absent. */
-  readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
-}
+export const grpcStatus = { internal: 13, unimplemented: 12, resourceExhausted: 8 } as const;
 
-export interface GrpcServerOptions {
-  readonly address: string | undefined;
-  readonly port: number;
+export interface CallOptions {
   readonly services: Services;
   readonly maxMessageBytes: number;
-  readonly tls?: TlsPair;
-  readonly onError?: (error: unknown) => void;
+  readonly onError: (error: unknown) => void;
+  /** After the call's handler. */
+  readonly onClose: () => void;
 }
 
-export interface GrpcServer {
-  readonly port: number;
-  /** Open calls. */
-  readonly calls: number;
-  /** New certificates for connections from now on. */
-  setTls(pair: TlsPair): void;
-  /**
-   * Serves on until there was no call for 300 ms, then takes no new ones; what is left after `drainMs` is cut.
-   */
-  close(drainMs?: number): Promise<void>;
+const maxMessageChars = 500;
+
+/** A status message as gRPC's trailers carry it: percent signs for all but printable ASCII; cut where it is long. */
+export function toStatusMessage(text: string): string {
+  const short = text.slice(0, maxMessageChars).toWellFormed();
+  return short.replace(/[^ -$&-~]/gu, (char) => encodeURIComponent(char));
 }
 
-/** Without a call for so long, the gateways have gone elsewhere. */
-const quietMs = 300;
+const noListener: StreamListener = { onData: () => {}, onEnd: () => {}, onClose: () => {} };
 
-const grpcStatus = { internal: 13, unimplemented: 12, resourceExhausted: 8 } as const;
-
-/** Serves gRPC over HTTP/2, in clear text or TLS. Rejects with AppError `unavailable` when the port cannot be had. */
-export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcServer> {
-  const settings: http2.ServerOptions = {
-    settings: { maxConcurrentStreams: 1_000_000, initialWindowSize: 1 << 20 },
-    // A gateway multiplexes everything over few connections; Node's own bounds are meant for browsers.
-    maxSessionMemory: 2048,
-    streamResetBurst: 100_000,
-    streamResetRate: 20_000,
-  };
-  const secure = options.tls && http2.createSecureServer({ ...settings, ...options.tls, ALPNProtocols: ['h2'] });
-  const server = secure ?? http2.createServer(settings);
-  const sessions = new Set<http2.ServerHttp2Session>();
-  let calls = 0;
-  let total = 0;
-  let seenTotal = 0;
-  let onIdle: (() => void) | undefined;
-  const report = options.onError ?? (() => {});
-
-  server.on('session', (session: http2.ServerHttp2Session) => {
-    sessions.add(session);
-    session.setLocalWindowSize(64 << 20);
-    session.on('close', () => sessions.delete(session));
-    session.on('error', report);
-  });
-  server.on('sessionError', report);
-  if (secure) secure.on('tlsClientError', report);
-  server.on('stream', (stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) => {
-    calls++;
-    total++;
-    stream.once('close', () => {
-      calls--;
-      if (calls === 0) onIdle?.();
-    });
-    serve(stream, headers, options, report);
-  });
-
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => {
-      const where = `${options.address ?? '*'}:${options.port}`;
-      reject(new AppError('unavailable', `cannot listen on ${where}: ${messageOf(error)}`, { cause: error }));
-    });
-    server.listen({ port: options.port, ...(options.address === undefined ? {} : { host: options.address }) }, resolve);
-  });
-  server.on('error', report);
-
-  return {
-    port: (server.address() as AddressInfo).port,
-    get calls() {
-      return calls;
-    },
-    setTls: (pair) => secure?.setSecureContext({ ...pair }),
-    close: async (drainMs = 0) => {
-      const deadline = performance.now() + drainMs;
-      // Gateways hear late that this picker is going: it serves on until they have gone quiet.
-      let quietSince = performance.now();
-      while (drainMs > 0 && performance.now() < deadline && performance.now() - quietSince < quietMs) {
-        if (calls > 0 || total !== seenTotal) quietSince = performance.now();
-        seenTotal = total;
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      // Says GOAWAY; open streams go on.
-      for (const session of sessions) session.close();
-      const left = deadline - performance.now();
-      if (calls > 0 && left > 0) {
-        let timer: NodeJS.Timeout | undefined;
-        await new Promise<void>((resolve) => {
-          onIdle = resolve;
-          timer = setTimeout(resolve, left);
-        });
-        clearTimeout(timer);
-      }
-      for (const session of sessions) session.destroy();
-      await closed;
-    },
-  };
-}
-
-const trailersOnly = (status: number, message: string): http2.OutgoingHttpHeaders => ({
-  ':status': 200,
-  'content-type': 'application/grpc',
-  'grpc-status': String(status),
-  'grpc-message': encodeURIComponent(message),
-});
-
-function serve(
-  stream: http2.ServerHttp2Stream,
-  headers: http2.IncomingHttpHeaders,
-  options: GrpcServerOptions,
-  report: (error: unknown) => void,
-): void {
-  // A reset by the peer is its right; 'close' tells us.
-  stream.on('error', () => {});
-  const path = headers[':path'] ?? '';
+/** Serves the call that a stream carries. */
+export function acceptCall(path: string, stream: ServerStream, options: CallOptions): StreamListener {
   const service = options.services.get(path);
-  if (service === undefined) {
-    stream.respond(trailersOnly(grpcStatus.unimplemented, `method ${path} is not served here`), { endStream: true });
-    return;
+  if (service !== undefined) return new ServedCall(path, stream, service, options);
+  stream.end(grpcStatus.unimplemented, toStatusMessage(`method ${path} is not served here`));
+  return { ...noListener, onClose: options.onClose };
+}
+
+/** A call and its way through the service: cuts messages, keeps throws away from the engine. */
+class ServedCall implements Call, StreamListener {
+  readonly path: string;
+  readonly #stream: ServerStream;
+  readonly #options: CallOptions;
+  readonly #assembler: MessageAssembler;
+  #handler: CallHandler | undefined;
+  #isEnded = false;
+
+  constructor(path: string, stream: ServerStream, service: Service, options: CallOptions) {
+    this.path = path;
+    this.#stream = stream;
+    this.#options = options;
+    this.#assembler = new MessageAssembler(options.maxMessageBytes);
+    try {
+      this.#handler = service(this);
+    } catch (thrown) {
+      this.#fail(thrown);
+    }
   }
 
-  let isEnded = false;
-  let final = { status: 0, message: '' };
-  const end = (status: number, message = ''): void => {
-    if (isEnded || stream.destroyed) return;
-    isEnded = true;
-    final = { status, message };
-    if (stream.headersSent) stream.end();
-    else stream.respond(trailersOnly(status, message), { endStream: true });
-  };
-  const call: Call = {
-    path,
-    send: (frames) => {
-      if (isEnded || stream.destroyed) return;
-      if (!stream.headersSent) {
-        stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
-        stream.once('wantTrailers', () => {
-          stream.sendTrailers({
-            'grpc-status': String(final.status),
-            ...(final.message === '' ? {} : { 'grpc-message': encodeURIComponent(final.message) }),
-          });
-        });
-      }
-      if (!stream.write(frames) && !stream.isPaused()) {
-        stream.pause();
-        stream.once('drain', () => stream.resume());
-      }
-    },
-    end,
-  };
+  send(frames: Buffer): void {
+    if (!this.#isEnded && !this.#stream.isClosed) this.#stream.write(frames);
+  }
 
-  const guarded = (task: () => void): void => {
+  end(status: number, message = ''): void {
+    if (this.#isEnded || this.#stream.isClosed) return;
+    this.#isEnded = true;
+    this.#stream.end(status, message === '' ? '' : toStatusMessage(message));
+  }
+
+  onData(chunk: Buffer): void {
+    if (this.#isEnded) return;
     try {
-      task();
+      const problem = this.#assembler.push(chunk, this.#onMessage);
+      if (problem !== undefined) this.end(problem.status, problem.message);
     } catch (thrown) {
-      report(thrown);
-      end(grpcStatus.internal, 'internal error');
+      this.#fail(thrown);
     }
+  }
+
+  onEnd(): void {
+    try {
+      this.#handler?.onHalfClose();
+    } catch (thrown) {
+      this.#fail(thrown);
+    }
+  }
+
+  onClose(): void {
+    this.#isEnded = true;
+    try {
+      this.#handler?.onClose();
+    } catch (thrown) {
+      this.#options.onError(thrown);
+    }
+    this.#options.onClose();
+  }
+
+  readonly #onMessage = (message: Buffer): void => {
+    if (!this.#isEnded) this.#handler?.onMessage(message);
   };
 
-  let handler: CallHandler | undefined;
-  guarded(() => {
-    handler = service(call);
-  });
-  const assembler = new MessageAssembler(options.maxMessageBytes);
-  stream.on('data', (chunk: Buffer) => {
-    if (isEnded) return;
-    guarded(() => {
-      const problem = assembler.push(chunk, (message) => {
-        if (!isEnded) handler?.onMessage(message);
-      });
-      if (problem !== undefined) end(problem.status, problem.message);
-    });
-  });
-  stream.on('end', () => guarded(() => handler?.onHalfClose()));
-  stream.once('close', () => {
-    isEnded = true;
-    guarded(() => handler?.onClose());
-  });
+  #fail(thrown: unknown): void {
+    this.#options.onError(thrown);
+    this.end(grpcStatus.internal, 'internal error');
+  }
 }
 
 const frameBytes = 5;
