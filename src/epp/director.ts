@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
+import { parseDurationMs } from '../flags.ts';
 import { errorBody } from '../openai/error-body.ts';
 import { type ModelNames, replaceModelName, toModelNames } from '../openai/model-name.ts';
 import { type Api, apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
@@ -11,6 +12,7 @@ import type { LiveLoad } from './datalayer/live-load.ts';
 import type { Outcomes } from './datalayer/outcomes.ts';
 import { pickTarget, type RequestPolicies } from './datalayer/request-policies.ts';
 import { type Explanation, Trace, type TraceRing } from './explain.ts';
+import type { FlowControl, FlowRefusal, FlowRequest } from './flow/flow-control.ts';
 import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
 import type { Endpoint } from './framework/endpoint.ts';
@@ -53,6 +55,11 @@ export interface Refusal {
 export interface Outcome {
   readonly answer: Route | Refusal;
   readonly exchange: WatchedExchange | undefined;
+}
+
+/** The way out for a request that waits: called when its client goes. */
+export interface Departure {
+  onLeave?: () => void;
 }
 
 const destinationHeader = 'x-gateway-destination-endpoint';
@@ -98,6 +105,7 @@ export function createDirector(deps: {
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
   readonly policies: () => RequestPolicies;
+  readonly flowControl: FlowControl;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
   readonly traces: TraceRing;
@@ -105,7 +113,7 @@ export function createDirector(deps: {
   readonly clock: Clock;
   readonly log: Logger;
 }) {
-  const { datastore, scheduler, telemetry, traces, clock, log } = deps;
+  const { datastore, scheduler, flowControl, telemetry, traces, clock, log } = deps;
 
   const refuse = (thrown: unknown, flow: FlowLabels): Refusal => {
     const error = AppError.from(thrown);
@@ -120,6 +128,19 @@ export function createDirector(deps: {
       return { kind: 'reject', status: error.http, body, reason: 'rejected-no-endpoints' };
     }
     return { kind: 'reject', status: error.http, body };
+  };
+
+  const turnAway = ({ code, message, reason, retryAfterS }: FlowRefusal, flow: FlowLabels): Outcome => {
+    const { http } = new AppError(code, message);
+    telemetry.flow(flow).error(http);
+    const answer: Refusal = {
+      kind: 'reject',
+      status: http,
+      body: errorBody(http, message),
+      reason,
+      ...(retryAfterS === undefined ? {} : { retryAfterS }),
+    };
+    return { answer, exchange: undefined };
   };
 
   const candidatesOf = ({ subset }: InboundRequest): readonly LiveEndpoint[] =>
@@ -194,6 +215,10 @@ export function createDirector(deps: {
           metrics,
           deps.outcomes,
           clock,
+          (usage) => {
+            if (usage !== undefined) flowControl.used(flow, usage);
+            flowControl.poke();
+          },
         ),
       };
     } catch (thrown) {
@@ -202,20 +227,55 @@ export function createDirector(deps: {
     }
   };
 
+  /** Never throws. */
+  const place = (inbound: InboundRequest, request: PickRequest, flow: FlowLabels): Outcome | Promise<Outcome> => {
+    try {
+      const cycle = new Cycle(request, datastore.snapshot.endpoints);
+      const asking = scheduler.prepare(cycle);
+      if (asking === undefined) return decide(inbound, cycle, flow);
+      const endPlacing = flowControl.beginPlacing();
+      return asking.then(
+        () => {
+          endPlacing();
+          return decide(inbound, cycle, flow);
+        },
+        (thrown) => {
+          endPlacing();
+          return { answer: refuse(thrown, flow), exchange: undefined };
+        },
+      );
+    } catch (thrown) {
+      return { answer: refuse(thrown, flow), exchange: undefined };
+    }
+  };
+
+  const admit = (
+    inbound: InboundRequest,
+    request: PickRequest,
+    flow: FlowLabels,
+    departure: Departure,
+  ): Outcome | Promise<Outcome> => {
+    // Without a prompt there is nothing to compute, and so nothing to wait for.
+    if (request.completion === undefined) return place(inbound, request, flow);
+    let onVerdict: (verdict: FlowRefusal | undefined) => void = () => {};
+    const asked = flowControl.enter(toFlowRequest(inbound, flow), (verdict) => onVerdict(verdict));
+    if (asked === 'go') return place(inbound, request, flow);
+    if ('code' in asked) return turnAway(asked, flow);
+    return new Promise((resolve) => {
+      departure.onLeave = asked.leave;
+      // In the turn of the event loop in which it may go, so that whoever is next sees it counted.
+      onVerdict = (verdict) => resolve(verdict === undefined ? place(inbound, request, flow) : turnAway(verdict, flow));
+    });
+  };
+
   return {
-    /** At once, unless the configuration makes a request wait. A promise never rejects. */
-    handle(inbound: InboundRequest): Outcome | Promise<Outcome> {
+    /** At once, unless the configuration makes a request wait. A promise never rejects; none settles after `onLeave`. */
+    handle(inbound: InboundRequest, departure: Departure = {}): Outcome | Promise<Outcome> {
       let known = unknownFlow;
       try {
         const { request, flow } = read(inbound);
         known = flow;
-        const cycle = new Cycle(request, datastore.snapshot.endpoints);
-        const asking = scheduler.prepare(cycle);
-        if (asking === undefined) return decide(inbound, cycle, flow);
-        return asking.then(
-          () => decide(inbound, cycle, flow),
-          (thrown) => ({ answer: refuse(thrown, flow), exchange: undefined }),
-        );
+        return admit(inbound, request, flow, departure);
       } catch (thrown) {
         return { answer: refuse(thrown, known), exchange: undefined };
       }
@@ -239,6 +299,20 @@ export function createDirector(deps: {
       }
       return trace.explain();
     },
+  };
+}
+
+function toFlowRequest({ headers, bodyBytes }: InboundRequest, flow: FlowLabels): FlowRequest {
+  const number = (text: string | undefined): number | undefined => {
+    const value = Number(text);
+    return text !== undefined && Number.isFinite(value) && value > 0 ? value : undefined;
+  };
+  const ttl = headerOf(headers, 'x-llm-d-inference-ttl');
+  return {
+    ...flow,
+    bytes: bodyBytes,
+    ttftMs: number(firstHeader(headers, inputHeaders.ttftMs)),
+    ttlMs: ttl === undefined ? undefined : (parseDurationMs(ttl) ?? number(ttl)),
   };
 }
 
@@ -336,6 +410,7 @@ export class WatchedExchange {
   readonly #isStreaming: boolean;
   readonly #decision: Decision;
   readonly #outcomes: Outcomes;
+  readonly #onEnd: (usage: Usage | undefined) => void;
   #endDecode: () => void;
   #endPrefill: (() => void) | undefined;
   #tokens: { readonly load: LiveLoad; readonly tokens: number }[] = [];
@@ -352,7 +427,9 @@ export class WatchedExchange {
     metrics: FlowMetrics,
     outcomes: Outcomes,
     clock: Clock,
+    onEnd: (usage: Usage | undefined) => void,
   ) {
+    this.#onEnd = onEnd;
     this.#decision = decision;
     this.#outcomes = outcomes;
     this.#metrics = metrics;
@@ -420,6 +497,7 @@ export class WatchedExchange {
     metrics.running.dec();
     if (!isComplete) {
       metrics.error(499);
+      this.#onEnd(undefined);
       return;
     }
     metrics.duration.observe((this.#clock.now() - this.#startMs) / 1000);
@@ -427,6 +505,7 @@ export class WatchedExchange {
     if (this.#status >= 400) metrics.error(this.#status);
     const usage = this.#status < 400 ? usageInTail(Buffer.concat(this.#tail)) : undefined;
     if (usage !== undefined) metrics.usage(usage);
+    this.#onEnd(usage);
   }
 
   #promptIsDone(): void {

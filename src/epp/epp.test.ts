@@ -913,7 +913,6 @@ schedulingProfiles: [{name: d, plugins: [{pluginRef: prefix-cache-scorer, weight
       `${head}plugins: [{type: max-score-picker}, {name: r, type: random-picker}]\nschedulingProfiles: [{name: a, plugins: [{pluginRef: max-score-picker}, {pluginRef: r}]}]`,
       /has 2 pickers/,
     ],
-    [`${head}featureGates: [flowControl]`, /flowControl is not supported yet/],
     [`${head}featureGates: [flowControll]`, /flowControll is not known/],
     [
       `${head}plugins: [{type: file-discovery, parameters: {}}]\ndataLayer: {discovery: {pluginRef: file-discovery}}`,

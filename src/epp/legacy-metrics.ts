@@ -52,6 +52,27 @@ const oldNames: readonly OldName[] = [
   },
   { from: 'llm_d_epp_info', to: 'inference_extension_info', labels: ['commit', 'build_ref'] },
 
+  ...[
+    {
+      name: 'request_queue_duration_seconds',
+      labels: ['fairness_id', 'priority', 'outcome', 'inference_pool', ...model],
+    },
+    { name: 'request_enqueue_duration_seconds', labels: ['fairness_id', 'priority', 'outcome'] },
+    { name: 'dispatch_cycle_duration_seconds', labels: [] },
+    { name: 'queue_size', labels: ['fairness_id', 'priority', 'inference_pool', ...model] },
+    { name: 'queue_bytes', labels: ['fairness_id', 'priority', 'inference_pool', ...model] },
+    { name: 'pool_saturation', labels: ['inference_pool', 'stage'] },
+  ].map(({ name, labels }) => ({
+    from: `llm_d_epp_flow_control_${name}`,
+    to: `inference_extension_flow_control_${name}`,
+    labels,
+  })),
+  {
+    from: 'llm_d_epp_model_rewrite_decisions_total',
+    to: 'inference_extension_model_rewrite_decisions_total',
+    labels: ['model_rewrite_name', 'model_name', 'target_model'],
+  },
+
   ...['pd_decision_total', 'disagg_decision_total'].map((name) => ({
     from: 'llm_d_epp_disagg_decision_total',
     to: `llm_d_inference_scheduler_${name}`,

@@ -6,6 +6,8 @@ import { nearest, parseDurationMs } from '../flags.ts';
 import { type EngineMetrics, engines } from './datalayer/engines.ts';
 import { parseSeriesSpec, type SeriesSpec } from './datalayer/prometheus-text.ts';
 import type { ScrapeSettings } from './datalayer/scraper.ts';
+import { buildFlow, type FlowConfig, flowControlShape } from './flow/config.ts';
+import { isSaturationDetector } from './framework/flow-policy.ts';
 import {
   isFilter,
   isPicker,
@@ -150,6 +152,7 @@ export interface PickerConfig {
   readonly fileDiscovery: { readonly path: string; readonly isWatched: boolean } | undefined;
   readonly isScraped: boolean;
   readonly scrape: Partial<ScrapeSettings>;
+  readonly flow: FlowConfig;
   /** Things that are accepted and have no effect, for the log. */
   readonly warnings: readonly string[];
 }
@@ -227,10 +230,19 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
   document?.featureGates?.forEach((gate, i) => {
     const [name = '', value] = gate.split('=');
     if (!gates.has(name)) problems.push(`featureGates[${i}]: ${name} is not known; ${[...gates].join(', ')} are`);
-    else if (name === 'flowControl' && value !== 'false') unsupported(`featureGates[${i}]: flowControl`);
+    else if (value !== undefined && value !== 'true' && value !== 'false') {
+      problems.push(`featureGates[${i}]: ${name} must be true or false, not ${JSON.stringify(value)}`);
+    }
   });
-  if (document?.flowControl !== undefined) unsupported('flowControl');
-  if (document?.saturationDetector !== undefined) unsupported('saturationDetector');
+  const isFlowControlled = document?.featureGates?.some((gate) => /^flowControl(=true)?$/.test(gate)) ?? false;
+  const flowControl =
+    document?.flowControl === undefined && !isFlowControlled
+      ? undefined
+      : check(flowControlShape, document?.flowControl, 'flowControl');
+  if (document?.flowControl !== undefined && !isFlowControlled) {
+    warnings.push('flowControl has no effect without featureGates: [flowControl]');
+  }
+  if (flowControl?.enableEviction) unsupported('flowControl.enableEviction');
   if (dataLayer?.peerDiscovery !== undefined) unsupported('dataLayer.peerDiscovery');
   if (dataLayer?.crossReplicaSyncerPluginRef !== undefined) unsupported('dataLayer.crossReplicaSyncerPluginRef');
 
@@ -268,6 +280,8 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
     refer(pluginRef, 'dataLayer.sources');
     for (const extractor of extractors ?? []) refer(extractor.pluginRef, 'dataLayer.sources.extractors');
   }
+  const detector = saturationDetectorOf(document?.saturationDetector, flowControl?.saturationDetector, plugins, check);
+  if (detector !== undefined) refer(detector.name, detector.path);
   const file = typed('file-discovery');
   const source_ = typed('metrics-data-source');
   const extractor = typed('core-metrics-extractor');
@@ -307,8 +321,29 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
         },
       }),
     },
+    flow: { control: isFlowControlled ? flowControl : undefined, detector },
     warnings,
   };
+}
+
+/** Before detectors were plugins their thresholds stood in the document itself. */
+function saturationDetectorOf(
+  given: unknown,
+  ofFlowControl: { readonly pluginRef: string } | undefined,
+  plugins: PluginEntry[],
+  check: <S extends z.ZodRawShape>(shape: S, value: unknown, path: string) => z.infer<z.ZodObject<S>> | undefined,
+): FlowConfig['detector'] {
+  if (ofFlowControl !== undefined) {
+    return { name: ofFlowControl.pluginRef, path: 'flowControl.saturationDetector.pluginRef' };
+  }
+  if (given === undefined) return undefined;
+  const path = 'saturationDetector';
+  if (typeof given === 'object' && given !== null && 'pluginRef' in given) {
+    const found = check({ pluginRef: z.string() }, given, path);
+    return found && { name: found.pluginRef, path: `${path}.pluginRef` };
+  }
+  plugins.push({ name: path, type: 'utilization-detector', parameters: given ?? {}, path });
+  return { name: path, path };
 }
 
 function unsupported(what: string): never {
@@ -357,6 +392,7 @@ function unknownName(name: string, known: readonly string[], what: string): stri
 export interface BuiltScheduler {
   readonly parts: SchedulerParts;
   readonly handler: ProfileHandler;
+  readonly flow: ReturnType<typeof buildFlow>;
   readonly plugins: readonly Plugin[];
   readonly warnings: readonly string[];
 }
@@ -422,14 +458,12 @@ export function buildScheduler(
   if (handler === undefined || extra !== undefined) {
     throw new AppError('invalid', `plugins: exactly one profile handler is needed, not ${handlers.length}`);
   }
-  const defaultPicker = (): Plugin => {
-    const listed = plugins.find(isPicker);
-    if (listed !== undefined) return listed;
-    const factory = deps.factories['max-score-picker'];
-    if (factory === undefined) throw new AppError('internal', 'max-score-picker is not registered');
-    const type = 'max-score-picker';
+  const makeDefault = (type: string): Plugin => {
+    const factory = isNamed(deps.factories, type) ? deps.factories[type] : undefined;
+    if (factory === undefined) throw new AppError('internal', `${type} is not registered`);
     return factory({ type, name: type, parameters: {}, path: type, ...given(type), plugin: make });
   };
+  const defaultPicker = (): Plugin => plugins.find(isPicker) ?? makeDefault('max-score-picker');
   const profiles = profilesOf(config, plugins).map((profile) =>
     buildProfile(profile, make, defaultPicker, warnings, deps.report),
   );
@@ -443,6 +477,7 @@ export function buildScheduler(
       ...(deps.observe === undefined ? {} : { observe: deps.observe }),
     },
     handler,
+    flow: buildFlow(config.flow, plugins, makeDefault),
     plugins,
     warnings,
   };
@@ -451,7 +486,10 @@ export function buildScheduler(
 /** Without profiles, one that uses every filter, scorer and picker. */
 function profilesOf(config: PickerConfig, plugins: readonly Plugin[]): readonly ProfileEntry[] {
   if (config.profiles.length > 0) return config.profiles;
-  const used = plugins.filter((plugin) => isFilter(plugin) || isScorer(plugin) || isPicker(plugin));
+  const used = plugins.filter(
+    // A detector that is listed detects; it filters where a profile says so.
+    (plugin) => (isFilter(plugin) && !isSaturationDetector(plugin)) || isScorer(plugin) || isPicker(plugin),
+  );
   return [
     {
       name: 'default',

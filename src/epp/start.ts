@@ -18,6 +18,8 @@ import { makeCertificate, readCertificate } from './extproc/certificate.ts';
 import { type GrpcServer, startGrpcServer } from './extproc/grpc-server.ts';
 import { createHealthServices, type Health, type HealthBoard } from './extproc/health.ts';
 import { createProcessService, processMethod } from './extproc/server.ts';
+import { createFlowControl } from './flow/flow-control.ts';
+import { FlowControlMetrics } from './flow/flow-metrics.ts';
 import type { PluginFailure } from './framework/plugin.ts';
 import { Scheduler } from './framework/scheduler.ts';
 import { EppTelemetry } from './metrics.ts';
@@ -65,8 +67,9 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     report: createReport(log, (plugin, reason) => telemetry?.pluginFailed(plugin, reason)),
     observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
   });
+  const poolName = config.poolName === '' ? config.endpointSelector : config.poolName;
   telemetry = new EppTelemetry({
-    poolName: config.poolName === '' ? config.endpointSelector : config.poolName,
+    poolName,
     datastore,
     openStreams: () => server?.calls ?? 0,
     handler: built.handler,
@@ -74,9 +77,15 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
   const { scrapeErrors, registry } = telemetry;
   const traces = new TraceRing(config.explainRequests);
   let policySource = noPolicySource;
+  const { settings, detector } = built.flow;
+  const endpoints = () => datastore.snapshot.endpoints;
+  const flowMetrics = settings === undefined ? undefined : new FlowControlMetrics(registry, poolName);
+  const flowControl = createFlowControl({ settings, detector, endpoints, observer: flowMetrics, clock });
+  if (settings !== undefined) flowMetrics?.watch(flowControl, detector, endpoints, settings.limits);
   const director = createDirector({
     datastore,
     policies: () => policySource.current,
+    flowControl,
     random,
     traces,
     outcomes: createOutcomes({
@@ -213,6 +222,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       datastore,
       close: async () => {
         health.drain();
+        flowControl.close();
         await closeAll(closers, log);
       },
     };

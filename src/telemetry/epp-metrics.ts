@@ -121,6 +121,73 @@ export const eppMetrics = {
     'model_name',
     'decision_type',
   ]),
+  flowQueueDuration: histogram(
+    'llm_d_epp_flow_control_request_queue_duration_seconds',
+    'Time between arrival and going on, or being given up.',
+    ['fairness_id', 'priority', 'outcome', 'inference_pool', 'model_name', 'target_model_name'],
+    requestSeconds,
+  ),
+  flowEnqueueDuration: histogram(
+    'llm_d_epp_flow_control_request_enqueue_duration_seconds',
+    'Time to let a request through, refuse it or put it into the queue.',
+    ['fairness_id', 'priority', 'outcome'],
+    decisionSeconds,
+  ),
+  flowCycleDuration: histogram(
+    'llm_d_epp_flow_control_dispatch_cycle_duration_seconds',
+    'Time of one look for waiting requests that may go.',
+    [],
+    decisionSeconds,
+  ),
+  flowQueueSize: gauge('llm_d_epp_flow_control_queue_size', 'Requests that wait.', [
+    'fairness_id',
+    'priority',
+    'inference_pool',
+    'model_name',
+    'target_model_name',
+  ]),
+  flowQueueBytes: gauge('llm_d_epp_flow_control_queue_bytes', 'Bodies of the requests that wait.', [
+    'fairness_id',
+    'priority',
+    'inference_pool',
+    'model_name',
+    'target_model_name',
+  ]),
+  flowSaturation: gauge(
+    'llm_d_epp_flow_control_pool_saturation',
+    'How full the endpoints are: 1 is full; effective is the fullest stage.',
+    ['inference_pool', 'stage'],
+  ),
+  flowStaleEndpoints: gauge(
+    'llm_d_epp_flow_control_stale_endpoints',
+    'Ready endpoints that are judged without fresh metrics.',
+    ['detector'],
+  ),
+  flowCapacityRequests: gauge(
+    'llm_d_epp_flow_control_capacity_utilization_requests',
+    'Share of the requests that may wait with this priority.',
+    ['priority', 'inference_pool'],
+  ),
+  flowCapacityBytes: gauge(
+    'llm_d_epp_flow_control_capacity_utilization_bytes',
+    'Share of the bytes that may wait with this priority.',
+    ['priority', 'inference_pool'],
+  ),
+  flowGlobalCapacityRequests: gauge(
+    'llm_d_epp_flow_control_global_capacity_utilization_requests',
+    'Share of the requests that may wait; 0 without a limit.',
+    ['inference_pool'],
+  ),
+  flowGlobalCapacityBytes: gauge(
+    'llm_d_epp_flow_control_global_capacity_utilization_bytes',
+    'Share of the bytes that may wait; 0 without a limit.',
+    ['inference_pool'],
+  ),
+  flowRequests: counter('llm_d_epp_flow_control_requests_total', 'Requests by what became of them.', [
+    'outcome',
+    'priority',
+    'inference_pool',
+  ]),
   pluginFailures: counter(
     'signalbox_epp_plugin_failures_total',
     'Choices made without the say of a plugin: it threw, was late, gave no number, or is down.',

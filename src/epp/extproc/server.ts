@@ -29,7 +29,8 @@ interface Outcome {
 
 /** The use case behind the protocol. A promise never rejects. */
 export interface Director {
-  handle(question: Question): Outcome | Promise<Outcome>;
+  /** @param departure its `onLeave` is called when the client goes while the answer is awaited */
+  handle(question: Question, departure: { onLeave?: () => void }): Outcome | Promise<Outcome>;
 }
 
 const invalidArgument = 3;
@@ -48,6 +49,11 @@ export function createProcessService(options: {
     let exchange: Exchange | undefined;
     let replies: ProcessingResponse[] = [];
     let isClosed = false;
+    const departure: { onLeave?: () => void } = {};
+    const leave = (): void => {
+      departure.onLeave?.();
+      delete departure.onLeave;
+    };
 
     const finish = (isComplete: boolean): void => {
       const ended = exchange;
@@ -95,12 +101,14 @@ export function createProcessService(options: {
           replies.push(effect.reply);
           return;
         case 'decide': {
-          const outcome = director.handle(effect.question);
+          const outcome = director.handle(effect.question, departure);
           if (outcome instanceof Promise) void settle(outcome);
           else answerWith(outcome);
           return;
         }
         case 'sawResponseHeaders':
+          // The gateway answered by itself.
+          leave();
           exchange?.onResponseHeaders(effect.headers, effect.served);
           return;
         case 'sawResponseBody':
@@ -137,6 +145,7 @@ export function createProcessService(options: {
       },
       onClose: () => {
         isClosed = true;
+        leave();
         finish(false);
       },
     };

@@ -21,6 +21,8 @@ export interface Plugin {
 
 /** Leaves the endpoints that may serve the request, in their order. */
 export interface Filter extends Plugin {
+  /** When it leaves nobody the pool is too busy, rather than unfit for the request. */
+  readonly isDrainedByLoad?: boolean;
   filter(cycle: Cycle, endpoints: readonly Endpoint[]): readonly Endpoint[];
 }
 

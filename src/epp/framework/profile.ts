@@ -60,6 +60,13 @@ export class ProfileResult {
     return this.#parts.scorers.map(({ scorer, weight }) => [scorer.name, weight] as const);
   }
 
+  /** Nobody is left because they are all too busy. */
+  get isDrainedByLoad(): boolean {
+    const last = this.#steps.findIndex((left) => left.length === 0);
+    // Two steps come before the filters: all of them, and those that are ready.
+    return this.picked.length === 0 && last >= 2 && this.#parts.filters[last - 2]?.isDrainedByLoad === true;
+  }
+
   report(): ProfileReport {
     const verdicts = ['not ready', ...this.#parts.filters.map((filter) => filter.name), 'failed lately'];
     const candidates = (this.#steps[0] ?? []).map((endpoint): CandidateReport => {

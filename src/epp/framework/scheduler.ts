@@ -69,8 +69,12 @@ export class Scheduler {
       results.set(name, result);
     }
     const primary = handler.primary(results);
-    const [first, ...rest] = results.get(primary)?.picked ?? [];
+    const chosen = results.get(primary);
+    const [first, ...rest] = chosen?.picked ?? [];
     if (first === undefined) {
+      if (chosen?.isDrainedByLoad === true) {
+        throw new AppError('overloaded', 'every endpoint that could serve the request is full; try again later');
+      }
       throw new AppError('unavailable', `no endpoint of the pool can serve the request (profile ${primary})`);
     }
     const decision = new Decision(results, primary, [first, ...rest]);

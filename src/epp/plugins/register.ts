@@ -1,6 +1,9 @@
 import type { PluginFactory } from '../framework/plugin.ts';
 import { createAlwaysDisaggPdDecider } from './decider/always-disagg-pd-decider.ts';
 import { createPrefixBasedPdDecider } from './decider/prefix-based-pd-decider.ts';
+import { createGlobalStrictFairnessPolicy } from './fairness/global-strict-fairness-policy.ts';
+import { createProgramAwareFairness } from './fairness/program-aware-fairness.ts';
+import { createRoundRobinFairnessPolicy } from './fairness/round-robin-fairness-policy.ts';
 import { createByLabelFilter } from './filter/by-label-filter.ts';
 import { createDecodeFilter } from './filter/decode-filter.ts';
 import { createLabelSelectorFilter } from './filter/label-selector-filter.ts';
@@ -10,6 +13,9 @@ import { createSessionAffinityFilter } from './filter/session-affinity-filter.ts
 import { createUtilizationFilter } from './filter/utilization-filter.ts';
 import { createDisaggHeadersHandler } from './header/disagg-headers-handler.ts';
 import { createModuleScorer } from './module/module-scorer.ts';
+import { createEdfOrderingPolicy } from './ordering/edf-ordering-policy.ts';
+import { createFcfsOrderingPolicy } from './ordering/fcfs-ordering-policy.ts';
+import { createSloDeadlineOrderingPolicy } from './ordering/slo-deadline-ordering-policy.ts';
 import { createMaxScorePicker } from './picker/max-score-picker.ts';
 import { createRandomPicker } from './picker/random-picker.ts';
 import { createWeightedRandomPicker } from './picker/weighted-random-picker.ts';
@@ -21,6 +27,8 @@ import { createApproxPrefixCacheProducer } from './producer/approx-prefix-cache-
 import { createTokenProducer } from './producer/token-producer.ts';
 import { createDisaggProfileHandler } from './profile/disagg-profile-handler.ts';
 import { createSingleProfileHandler } from './profile/single-profile-handler.ts';
+import { createConcurrencyDetector } from './saturation/concurrency-detector.ts';
+import { createUtilizationDetector } from './saturation/utilization-detector.ts';
 import { createActiveRequestScorer } from './scorer/active-request-scorer.ts';
 import { createContextLengthAware } from './scorer/context-length-aware.ts';
 import { createCriticalityScorer } from './scorer/criticality-scorer.ts';
@@ -33,6 +41,9 @@ import { createQueueScorer } from './scorer/queue-scorer.ts';
 import { createRunningRequestsSizeScorer } from './scorer/running-requests-size-scorer.ts';
 import { createSessionAffinityScorer } from './scorer/session-affinity-scorer.ts';
 import { createTokenLoadScorer } from './scorer/token-load-scorer.ts';
+import { createPriorityHoldbackPolicy } from './usage-limit/priority-holdback-policy.ts';
+import { createSoftReflectiveCeilingPolicy } from './usage-limit/soft-reflective-ceiling-policy.ts';
+import { createStaticUsageLimitPolicy } from './usage-limit/static-usage-limit-policy.ts';
 
 /** Every plugin type that a configuration may name. */
 export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
@@ -77,4 +88,16 @@ export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
   'approx-prefix-cache-producer': createApproxPrefixCacheProducer,
   'disagg-headers-handler': createDisaggHeadersHandler,
   'prefill-header-handler': createDisaggHeadersHandler,
+  // When a request goes: how full the pool is, whose turn it is, and who is held back.
+  'utilization-detector': createUtilizationDetector,
+  'concurrency-detector': createConcurrencyDetector,
+  'fcfs-ordering-policy': createFcfsOrderingPolicy,
+  'edf-ordering-policy': createEdfOrderingPolicy,
+  'slo-deadline-ordering-policy': createSloDeadlineOrderingPolicy,
+  'global-strict-fairness-policy': createGlobalStrictFairnessPolicy,
+  'round-robin-fairness-policy': createRoundRobinFairnessPolicy,
+  'program-aware-fairness': createProgramAwareFairness,
+  'static-usage-limit-policy': createStaticUsageLimitPolicy,
+  'priority-holdback-policy': createPriorityHoldbackPolicy,
+  'soft-reflective-ceiling-policy': createSoftReflectiveCeilingPolicy,
 };
