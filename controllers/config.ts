@@ -1,7 +1,7 @@
 import { type ConfigOf, type Program, setting } from '../src/flags.ts';
 import type { LogLevel } from '../src/telemetry/log.ts';
 
-const version = '0.1.0';
+export const version = '0.1.0';
 
 /** Everything that can be set on the operator, in the order of its help page. */
 export const operatorSettings = {

@@ -5,7 +5,7 @@ import type { Informer } from '../src/kube/informer.ts';
 import type { KubeObject } from '../src/kube/object.ts';
 import type { ControllerDefinition } from '../src/runtime/controller.ts';
 import type { Logger } from '../src/telemetry/log.ts';
-import type { OperatorConfig } from './config.ts';
+import { type OperatorConfig, version } from './config.ts';
 import { startCaches } from './llm-inference-service/caches.ts';
 import { createServiceController } from './llm-inference-service/controller.ts';
 import type { Settings } from './llm-inference-service/gather.ts';
@@ -42,7 +42,10 @@ export type ControllerConfig = Pick<
       OperatorConfig,
       'prometheusUrl' | 'prometheusInsecure' | 'prometheusAuthModes' | 'prometheusTriggerAuth' | 'globalConfig'
     >
-  >;
+  > & {
+    /** Name of the operator's release; left out: its version. */
+    readonly release?: string;
+  };
 
 /**
  * Every controller of the operator, with the watches they share. The watches run from here on.
@@ -80,6 +83,7 @@ export async function startControllers(
           },
           systemNamespace: config.systemNamespace,
           configPrefix: config.configPrefix,
+          release: config.release ?? version,
           globals: parseGlobalFlag(config.globalConfig ?? ''),
           urlScheme: config.urlScheme,
           ...prometheusOf(config),

@@ -3,8 +3,11 @@ import jsonPatch from 'fast-json-patch';
 import { llmInferenceServiceConfigCrd, llmInferenceServiceCrd } from '../src/api/crds.ts';
 import { annotations, sidecarContainer, sidecarInjectionLabel } from '../src/api/labels.ts';
 import type { AdmissionRequest, AdmissionResponse } from '../src/kube/admission.ts';
-import { conversions, webhooks } from './index.ts';
+import { conversions, createWebhooks } from './index.ts';
 import { registrations, renderWebhookConfigurations, type WebhookRegistration } from './registration.ts';
+
+const sidecar = { image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 };
+const webhooks = createWebhooks(sidecar);
 
 /** An object of a test need not be a whole one. */
 type Question = Omit<Partial<AdmissionRequest>, 'object' | 'oldObject'> & {
@@ -31,14 +34,12 @@ const podKind = { group: '', version: 'v1', kind: 'Pod' };
 const service = (spec: object) => ({ metadata: { name: 'chat', namespace: 'team' }, spec });
 
 const settings = {
-  image: 'signalbox/sidecar:0.1.0',
   port: 8000,
   decoderPort: 8001,
   prefillUrl: 'http://chat-kserve-prefill-svc.team.svc.cluster.local:8000',
   connector: 'nixlv2',
   poolNamespace: 'team',
   poolName: 'chat-inference-pool',
-  sessionCacheSize: 1000,
 };
 const pod = (initContainers: readonly object[] = [], text: string | undefined = JSON.stringify(settings)) => ({
   metadata: {
@@ -114,7 +115,7 @@ describe('the pod webhook', () => {
     const response = await ask(path, { kind: podKind, object });
     const injected = patched(object, response) as ReturnType<typeof pod>;
     expect(injected.spec.initContainers).toMatchObject([
-      { name: sidecarContainer, image: settings.image, restartPolicy: 'Always' },
+      { name: sidecarContainer, image: sidecar.image, restartPolicy: 'Always' },
       { name: 'first' },
     ]);
     expect(await ask(path, { kind: podKind, object: injected })).toEqual({ uid: 'u', allowed: true });
@@ -136,7 +137,7 @@ describe('the pod webhook', () => {
   it.each<[string, string | undefined, string]>([
     ['no settings', undefined, `metadata.annotations[${annotations.sidecar}]: missing`],
     ['settings that are not JSON', '{', 'not JSON'],
-    ['settings without an image', '{}', 'image'],
+    ['settings without a Service of prefill pods', '{}', 'prefillUrl'],
   ])('refuses a pod with %s', async (_, text, message) => {
     const object =
       text === undefined ? { ...pod(), metadata: { labels: { [sidecarInjectionLabel]: 'true' } } } : pod([], text);

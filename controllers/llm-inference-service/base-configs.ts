@@ -1,4 +1,5 @@
 import { reasons } from '../../src/api/conditions.ts';
+import { labels } from '../../src/api/labels.ts';
 import { defaultService } from '../../src/api/v1alpha2/defaults.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-inference-service-config.ts';
@@ -44,33 +45,43 @@ export class BaseConfigs {
     const common = this.#settings();
     const settings = { ...common, enableTls: hasTls(service, common.enableTls) };
     const key = keyOf(service.metadata);
-    const { uid, generation, labels, annotations } = service.metadata;
-    const digest = JSON.stringify([uid, generation, labels, annotations, settings]);
+    const { uid, generation, labels: ownLabels, annotations } = service.metadata;
+    const digest = JSON.stringify([uid, generation, ownLabels, annotations, settings]);
     const before = this.#remembered.get(key);
     if (before?.digest === digest && generation !== undefined) {
       const isSame = [...before.lookups].every(([name, found]) => versionOf(this.#find(service, name)) === found);
       if (isSame) return before.result;
     }
     const lookups = new Map<string, string>();
+    const found = new Map<string, LLMInferenceServiceConfig>();
     const combination = combine({
       service,
       prefix: settings.configPrefix,
       settings,
       find: (name) => {
-        const found = this.#find(service, name);
-        lookups.set(name, versionOf(found));
-        return found;
+        const config = this.#find(service, name);
+        lookups.set(name, versionOf(config));
+        if (config) found.set(name, config);
+        return config;
       },
     });
     const { applied, sourceOf } = combination;
+    const configs = applied.flatMap(({ name }) => found.get(name) ?? []);
+    const releaseOf = ({ metadata }: LLMInferenceServiceConfig) => metadata.labels?.[labels.presetRelease];
+    const merged = {
+      applied,
+      sourceOf,
+      // Presets that ship change with the operator: they are part of its release.
+      inputs: configs.filter((config) => releaseOf(config) === undefined).map(({ spec }) => spec ?? {}),
+      presetReleases: configs.flatMap((config) => releaseOf(config) ?? []),
+    };
     const result: EffectiveSpec =
       combination.kind === 'combined'
-        ? { effective: combination.effective, combined: { applied, sourceOf } }
+        ? { effective: combination.effective, combined: merged }
         : {
             effective: defaultService(service).spec,
             combined: {
-              applied,
-              sourceOf,
+              ...merged,
               refusal: {
                 reason: combination.kind === 'notFound' ? reasons.configNotFound : reasons.invalidSpec,
                 message: combination.message,
@@ -102,5 +113,6 @@ export class BaseConfigs {
 }
 
 function versionOf(config: LLMInferenceServiceConfig | undefined): string {
-  return config ? `${config.metadata.uid}/${config.metadata.generation}` : '';
+  const { uid, generation, labels: own } = config?.metadata ?? {};
+  return config ? `${uid}/${generation}/${own?.[labels.presetRelease] ?? ''}` : '';
 }

@@ -15,6 +15,8 @@ import type { DeploymentState } from '../../src/plan/observed.ts';
 import type { Logger } from '../../src/telemetry/log.ts';
 import { NamedObjects } from './named-objects.ts';
 
+import { type Lease, rivalDeployment, rivalLease, type Scaled } from './take-over.ts';
+
 /** A service account as far as we read it. */
 export interface ServiceAccount extends KubeObject {
   readonly imagePullSecrets?: readonly { readonly name?: string }[];
@@ -39,6 +41,9 @@ export interface Caches {
   readonly routes: Informer<HTTPRoute>;
   readonly pools: Informer<InferencePool>;
   readonly xPools: Informer<XInferencePool>;
+  /** Deployment and lease of KServe's own controller. */
+  readonly rivalDeployments: Informer<Scaled>;
+  readonly rivalLeases: Informer<Lease>;
   /** Every ServiceAccount, whoever made it: pods may name any. */
   readonly accounts: Informer<ServiceAccount>;
   /** Objects of the users' own, each watched while a service names it. */
@@ -101,6 +106,14 @@ export async function startCaches(
     namespace: deps.systemNamespace,
     fieldSelector: `metadata.name=${globalConfigName}`,
   });
+  const rivalDeployments = start<Scaled>(resources.deployments, {
+    fieldSelector: `metadata.name=${rivalDeployment}`,
+    transform: withoutManagers,
+  });
+  const rivalLeases = start<Lease>(resources.leases, {
+    fieldSelector: `metadata.name=${rivalLease}`,
+    transform: withoutManagers,
+  });
   const deployments = start<DeploymentState>(resources.deployments, owned);
   const leaderWorkerSets = start<DeploymentState>(resources.leaderWorkerSets, owned);
   const pods = start<PodState>(resources.pods, {
@@ -149,6 +162,8 @@ export async function startCaches(
     globalConfig as unknown as Informer<KubeObject>,
     pods as unknown as Informer<KubeObject>,
     accounts as unknown as Informer<KubeObject>,
+    rivalDeployments as unknown as Informer<KubeObject>,
+    rivalLeases as unknown as Informer<KubeObject>,
   ];
   return {
     services,
@@ -162,6 +177,8 @@ export async function startCaches(
     routes,
     pools,
     xPools,
+    rivalDeployments,
+    rivalLeases,
     accounts,
     named: new NamedObjects(({ resource, ref: { name, namespace } }) =>
       start<KubeObject>(resource, {
@@ -218,9 +235,9 @@ function withoutBallast(pod: PodState): PodState {
   };
 }
 
-function withoutManagers(account: ServiceAccount): ServiceAccount {
-  const { managedFields: _m, ...metadata } = account.metadata;
-  return { ...account, metadata };
+function withoutManagers<T extends KubeObject>(object: T): T {
+  const { managedFields: _m, ...metadata } = object.metadata;
+  return { ...object, metadata };
 }
 
 function componentKey(pod: KubeObject): string {

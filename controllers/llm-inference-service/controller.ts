@@ -1,5 +1,5 @@
 import { conditionTypes, reasons } from '../../src/api/conditions.ts';
-import { components, fieldManager, labels } from '../../src/api/labels.ts';
+import { annotations, components, fieldManager, finalizer, labels } from '../../src/api/labels.ts';
 import type { LLMInferenceService, LLMInferenceServiceStatus } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import { type Clock, systemClock } from '../../src/clock.ts';
 import { AppError } from '../../src/errors.ts';
@@ -7,7 +7,7 @@ import { ApplyMemory, applySet, findDifferences, type Operation } from '../../sr
 import type { Client } from '../../src/kube/client.ts';
 import type { EventRecorder } from '../../src/kube/events.ts';
 import { keyOf, type Manifest, type ObjectRef } from '../../src/kube/object.ts';
-import { resources } from '../../src/kube/resources.ts';
+import { resourceOf, resources } from '../../src/kube/resources.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
 import { beforeRendering } from '../../src/plan/chains.ts';
 import { firstViolation, type Verdict } from '../../src/plan/check.ts';
@@ -35,6 +35,8 @@ import {
 } from './gather.ts';
 import { GlobalConfig } from './global-config.ts';
 import { authoritySecret } from './permissions.ts';
+import { holdReleases } from './releases.ts';
+import { dropFinalizer, findRival, type Rival } from './take-over.ts';
 import { createTriggers } from './triggers.ts';
 import { createOwnedClient, type Failure, Strangers, Writes } from './writes.ts';
 
@@ -75,24 +77,41 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     clock,
   );
   const isTlsByDefault = () => globals.settings.globals.ingress.enableLLMInferenceServiceTLS ?? false;
+  /** Services, by uid, that were told of KServe's controller. */
+  const told = new Set<string>();
   const gatewaysBeingMade = new Map<string, Promise<void>>();
 
   async function reconcile(ref: ObjectRef, signal: AbortSignal): Promise<Outcome> {
     await watchReferences(sources, ref, signal);
     const service = gatherService(sources, ref);
+    if (!service) return awaitChange();
+    const rival = findRival(
+      deps.caches.rivalDeployments.store.list(),
+      deps.caches.rivalLeases.store.list(),
+      clock.now(),
+    );
+    if (rival) {
+      tellOfRival(service, rival);
+      return rival.untilMs === undefined ? awaitChange() : requeueAfter(rival.untilMs - clock.now() + 1000);
+    }
+    told.clear();
+    // Left by KServe's controller, which took it off itself.
+    if (service.metadata.finalizers?.includes(finalizer)) await dropFinalizer(client, service, signal);
     // Children go with their owner; nothing else needs cleaning up.
-    if (!service || service.metadata.deletionTimestamp) return awaitChange();
+    if (service.metadata.deletionTimestamp) return awaitChange();
     const gathered = gather(sources, service);
 
     // What is stopped needs no spec that can be rendered.
     const verdict = isStopped(service) ? undefined : firstViolation(beforeRendering, gathered);
     const certificate = verdict ? undefined : await certify(gathered, signal);
     const platform = certificate ? { ...gathered.platform, tls: certificate.facts } : gathered.platform;
-    const desired = verdict ?? renderOrRefuse({ ...gathered, platform });
-    if (!Array.isArray(desired)) {
-      await writeStatus(service, refusedStatus(service, desired as Verdict, now()), signal);
+    const rendered = verdict ?? renderOrRefuse({ ...gathered, platform });
+    if (!Array.isArray(rendered)) {
+      await writeStatus(service, refusedStatus(service, rendered as Verdict, now()), signal);
       return awaitChange();
     }
+    const held = hold(gathered, rendered);
+    const { desired } = held;
 
     const problems: Verdict[] = [];
     let failure: unknown;
@@ -101,7 +120,9 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     } catch (thrown) {
       failure = thrown;
     }
-    const observed = gatherObserved(sources, gathered, desired, problems);
+    const { combined } = gathered;
+    const all = { ...combined, notes: [...combined.notes, ...held.notes], pins: held.pins };
+    const observed = gatherObserved(sources, { ...gathered, combined: all }, desired, problems);
     await writeStatus(service, statusOf(observed, now()), signal);
     if (failure !== undefined) throw failure;
     return certificate ? requeueAfter(certificate.lookAgainMs) : awaitChange();
@@ -130,6 +151,24 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
       await writeStatus(service, refusedStatus(service, failed, now()), signal);
       throw thrown;
     }
+  }
+
+  /** The manifests with the pods of older releases as they are, and what the status says of that. */
+  function hold(gathered: Gathered, rendered: readonly Manifest[]) {
+    const { desired, behind, release } = holdReleases(gathered, globals.settings, rendered, (manifest) => {
+      const resource = resourceOf(manifest);
+      return resource && gatherLive(sources, resource, manifest.metadata);
+    });
+    const [first] = behind;
+    return {
+      desired,
+      notes: first
+        ? [
+            `pods of ${behind.map(({ name }) => name).join(', ')} stay at release ${first.release}; a new value of annotation ${annotations.release}, such as ${first.current}, or a change of theirs moves them to ${first.current}`,
+          ]
+        : [],
+      pins: release === undefined ? {} : { [annotations.release]: release },
+    };
   }
 
   /** The manifests, or why there can be none. */
@@ -257,6 +296,19 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
         'LLMInferenceServiceNotReady',
         `no longer ready: ${after?.message ?? after?.reason}`,
       );
+  }
+
+  /** In an event, once: KServe's controller writes the status, and two writers would never come to rest. */
+  function tellOfRival(service: LLMInferenceService, { sign }: Rival): void {
+    const uid = service.metadata.uid ?? '';
+    if (told.has(uid)) return;
+    told.add(uid);
+    events.record(
+      service,
+      'Warning',
+      'WaitingForKServe',
+      `KServe's controller still runs (${sign}); scale it to 0 replicas, then Signalbox takes over what serves this service`,
+    );
   }
 
   /** As the API server writes times. */

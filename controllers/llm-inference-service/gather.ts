@@ -21,6 +21,8 @@ export interface Settings {
   readonly systemNamespace: string;
   /** What the chart and ConfigMap `inferenceservice-config` set for every service, key by key. */
   readonly globals: GlobalValues;
+  /** Name of the operator's release. */
+  readonly release: string;
   /** What names of presets begin with. */
   readonly configPrefix: string;
   readonly urlScheme: 'http' | 'https';

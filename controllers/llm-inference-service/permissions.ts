@@ -23,6 +23,9 @@ const own = ['get', 'list', 'watch', 'create', 'patch', 'delete'] as const;
 export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices', 'llminferenceserviceconfigs'], verbs: read },
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/status'], verbs: ['patch'] },
+  // KServe's finalizer and the binding that it is for are taken away from services that it leaves.
+  { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices'], verbs: ['patch'] },
+  { apiGroups: ['rbac.authorization.k8s.io'], resources: ['clusterrolebindings'], verbs: ['get', 'delete'] },
   // ownerReferences with blockOwnerDeletion are refused without it where that admission plugin is on.
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/finalizers'], verbs: ['update'] },
   // ConfigMaps also hold configurations of pickers, in whatever namespace a service names one.

@@ -9,6 +9,7 @@ import { causeOf } from '../../src/plan/causes.ts';
 import { keysOfChange, ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
 import type { ServiceAccount } from './caches.ts';
 import { accountsOf, type Sources } from './gather.ts';
+import { digestOfLease } from './take-over.ts';
 
 const owner = { group: resources.llmInferenceServices.group, kind: resources.llmInferenceServices.kind };
 
@@ -57,6 +58,13 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
     }),
     triggerMapped(caches.globalConfig, () => usersOf(() => true), {
       when: (before, after) => JSON.stringify(before.data) !== JSON.stringify(after.data),
+    }),
+    triggerMapped(caches.rivalDeployments, () => usersOf(() => true), {
+      when: (before, after) =>
+        JSON.stringify([before.spec, before.status]) !== JSON.stringify([after.spec, after.status]),
+    }),
+    triggerMapped(caches.rivalLeases, () => usersOf(() => true), {
+      when: (before, after) => digestOfLease(before) !== digestOfLease(after),
     }),
     // Definitions that come later change what can be rendered for everyone.
     ...caches.missing.map(

@@ -14,6 +14,7 @@ import {
 import { pathOf } from '../../src/kube/rest-client.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
 import { keepReplicas } from './replicas.ts';
+import { adopt } from './take-over.ts';
 
 /** How long a write is believed in while the watch has not told of it. */
 const believeMs = 15_000;
@@ -187,7 +188,8 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
     how: Parameters<Client['apply']>[2],
     signal: AbortSignal | undefined,
   ): Promise<T> {
-    const present = live(resource, object.metadata);
+    const known = live(resource, object.metadata);
+    const present = known && (await adopt(client, resource, known, signal));
     let { force = false } = how;
     if (!present) {
       if (await options.strangers.mayHave(resource, object.metadata))

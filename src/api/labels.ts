@@ -12,6 +12,8 @@ export const labels = {
   kserveComponent: 'kserve.io/component',
   /** `both`, `decode` or `prefill`. */
   role: 'llm-d.ai/role',
+  /** On presets that the chart ships: the release that they came with. */
+  presetRelease: 'signalbox.io/preset-release',
   routingGroup: 'serving.kserve.io/routing-group',
 } as const;
 
@@ -37,6 +39,13 @@ export const annotations = {
   sidecar: 'signalbox.io/routing-sidecar',
   /** On a service: `"true"` or `"false"`, whether its parts speak TLS; left out, the cluster's configuration says so. */
   tls: 'signalbox.io/tls',
+  /**
+   * On a service: any new value moves its pods to the operator's current release, `latest` to every one. On workloads: the
+   * release that their pods were made by.
+   */
+  release: 'signalbox.io/release',
+  /** On workloads: digest of everything of the user's that their pods were made of. */
+  inputs: 'signalbox.io/inputs',
   /** On a Gateway that the operator made: `namespace/name` of the service it was first made for. */
   gatewayOwner: 'signalbox.io/created-for',
   /** On a service: the Secret with credentials for its downloads. Both names are in use with KServe. */

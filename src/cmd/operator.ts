@@ -179,13 +179,13 @@ async function startWebhooks(
   );
   parts.push({ name: 'certificates', close: () => certificates.close() });
   // The admission library costs 100 MB and half a second: only who serves webhooks pays.
-  const { conversions, webhooks } = await import('../../webhooks/index.ts');
+  const { conversions, createWebhooks } = await import('../../webhooks/index.ts');
   const server = await startAdmissionServer(
     {
       ...(config.podAddress === '' ? {} : { host: config.podAddress }),
       port: config.webhookPort,
       certificate: certificates.current,
-      routes: webhooks,
+      routes: createWebhooks({ image: config.sidecarImage, sessionCacheSize: config.sidecarSessions }),
       conversions,
     },
     { log },

@@ -80,6 +80,12 @@ export interface Combined {
   readonly sourceOf: (path: string) => string | undefined;
   /** What the user should know all the same. */
   readonly notes: readonly string[];
+  /** What of base configurations is the user's: their specs, lowest first. */
+  readonly inputs?: readonly unknown[];
+  /** Releases of the presets that ship with the operator. */
+  readonly presetReleases?: readonly string[];
+  /** What the status says of pins: release of the pods, names of presets. */
+  readonly pins?: Readonly<Record<string, string>>;
 }
 
 /** What the checks judge. */

@@ -69,8 +69,12 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
   };
 }
 
-function appliedStatus({ combined }: Observed): Pick<LLMInferenceServiceStatus, 'appliedConfigs'> {
-  return combined && combined.applied.length > 0 ? { appliedConfigs: combined.applied } : {};
+function appliedStatus({ combined }: Observed): Pick<LLMInferenceServiceStatus, 'appliedConfigs' | 'annotations'> {
+  const { applied = [], pins = {} } = combined ?? {};
+  return {
+    ...(applied.length > 0 ? { appliedConfigs: applied } : {}),
+    ...(Object.keys(pins).length > 0 ? { annotations: pins } : {}),
+  };
 }
 
 /** The status of a service that could not be rendered or applied: the verdict, and everything else as it was. */

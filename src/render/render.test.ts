@@ -193,7 +193,8 @@ describe('resources', () => {
 
 describe('the routing sidecar', () => {
   const decode = deployment(renderService(prefillDecodeService()), 'chat-kserve').spec.template;
-  const settings = parseSidecarSettings(decode.metadata.annotations?.['signalbox.io/routing-sidecar'] ?? '');
+  const defaults = { image: 'signalbox/sidecar:0.2.0', sessionCacheSize: 7 };
+  const settings = parseSidecarSettings(decode.metadata.annotations?.['signalbox.io/routing-sidecar'] ?? '', defaults);
 
   it('is asked for on decode pods alone', () => {
     expect(decode.metadata.labels['signalbox.io/inject-sidecar']).toBe('true');
@@ -204,11 +205,15 @@ describe('the routing sidecar', () => {
       expect(JSON.stringify(other)).not.toContain('sidecar');
   });
 
+  it('changes no pod template with a new version', () => {
+    expect(JSON.stringify(decode)).not.toContain('signalbox/sidecar');
+  });
+
   it('goes first, with the arguments and names of its service', () => {
     const pod = injectSidecar({ ...decode.spec, initContainers: [{ name: 'mine' }] }, settings);
     expect(pod?.initContainers?.map(({ name }) => name)).toEqual(['llm-d-routing-sidecar', 'mine']);
     expect(pod?.initContainers?.[0]).toMatchObject({
-      image: 'signalbox/sidecar:0.1.0',
+      image: 'signalbox/sidecar:0.2.0',
       restartPolicy: 'Always',
       args: expect.arrayContaining([
         '--port=8000',
@@ -230,7 +235,7 @@ describe('the routing sidecar', () => {
 
   it.each([
     ['{', /not JSON/],
-    ['null', /need image, a string/],
+    ['null', /need prefillUrl, a string/],
     [JSON.stringify({ ...settings, port: '8000' }), /need port, a number; got 8000/],
-  ])('refuses settings %s', (text, message) => expect(() => parseSidecarSettings(text)).toThrow(message));
+  ])('refuses settings %s', (text, message) => expect(() => parseSidecarSettings(text, defaults)).toThrow(message));
 });

@@ -15,7 +15,7 @@ import { applyManifests, parseManifests } from '../../src/local/install.ts';
 import { createAuthority, issueCertificate } from '../../src/pki.ts';
 import { type AdmissionServer, startAdmissionServer } from '../../src/runtime/admission-server.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
-import { webhooks } from '../../webhooks/index.ts';
+import { createWebhooks } from '../../webhooks/index.ts';
 import { renderWebhookConfigurations } from '../../webhooks/registration.ts';
 import { root, startTestControlPlane } from './control-plane.ts';
 
@@ -58,7 +58,12 @@ beforeAll(async () => {
     notAfter,
   });
   server = await startAdmissionServer(
-    { host: '127.0.0.1', port: 0, certificate, routes: webhooks },
+    {
+      host: '127.0.0.1',
+      port: 0,
+      certificate,
+      routes: createWebhooks({ image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 }),
+    },
     { log: silentLogger },
   );
   const target = { url: `https://127.0.0.1:${server.port}` };
@@ -406,14 +411,12 @@ describe('a base configuration', () => {
 
 describe('a pod', () => {
   const settings = {
-    image: 'signalbox/sidecar:0.1.0',
     port: 8000,
     decoderPort: 8001,
     prefillUrl: 'http://chat-kserve-prefill-svc.team.svc.cluster.local:8000',
     connector: 'nixlv2',
     poolNamespace: namespace,
     poolName: 'chat-inference-pool',
-    sessionCacheSize: 1000,
   };
   interface Pod extends Manifest {
     readonly spec: { readonly initContainers?: readonly { readonly name: string; readonly restartPolicy?: string }[] };

@@ -15,7 +15,7 @@ import { applyManifests, parseManifests } from '../../src/local/install.ts';
 import { type AdmissionServer, startAdmissionServer } from '../../src/runtime/admission-server.ts';
 import { type Certificates, startCertificates } from '../../src/runtime/certs.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
-import { conversions, webhooks } from '../../webhooks/index.ts';
+import { conversions, createWebhooks } from '../../webhooks/index.ts';
 import { renderWebhookConfigurations } from '../../webhooks/registration.ts';
 import { eventually } from '../expect/eventually.ts';
 import { root, startTestControlPlane } from './control-plane.ts';
@@ -62,7 +62,13 @@ const said = (promise: Promise<unknown>): Promise<string> =>
   );
 const listen = (port: number): Promise<AdmissionServer> =>
   startAdmissionServer(
-    { host: '127.0.0.1', port, certificate: certificates.current, routes: webhooks, conversions },
+    {
+      host: '127.0.0.1',
+      port,
+      certificate: certificates.current,
+      routes: createWebhooks({ image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 }),
+      conversions,
+    },
     { log: silentLogger },
   );
 

@@ -24,21 +24,25 @@ export interface SidecarSettings {
   };
 }
 
+/** What is the operator's own of it: not written into pod templates, so that an upgrade of the operator changes none. */
+export type SidecarDefaults = Pick<SidecarSettings, 'image' | 'sessionCacheSize'>;
+
 const texts = ['image', 'prefillUrl', 'connector', 'poolNamespace', 'poolName'] as const;
 const numbers = ['port', 'decoderPort', 'sessionCacheSize'] as const;
 
 /**
- * Settings from the annotation's text.
+ * Settings from the annotation's text over the operator's own.
  * @throws AppError `invalid` naming the field that is missing or of the wrong type
  */
-export function parseSidecarSettings(text: string): SidecarSettings {
+export function parseSidecarSettings(text: string, defaults: SidecarDefaults): SidecarSettings {
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);
   } catch (cause) {
     throw new AppError('invalid', `the routing sidecar's settings are not JSON: ${text.slice(0, 100)}`, { cause });
   }
-  const settings = (typeof parsed === 'object' && parsed !== null ? parsed : {}) as Readonly<Record<string, unknown>>;
+  const given = (typeof parsed === 'object' && parsed !== null ? parsed : {}) as Readonly<Record<string, unknown>>;
+  const settings: Readonly<Record<string, unknown>> = { ...defaults, ...given };
   for (const [fields, type] of [
     [texts, 'string'],
     [numbers, 'number'],

@@ -5,7 +5,7 @@ import type { Context } from '../input.ts';
 import { podAnnotationsOf, podLabelsOf, type Role, workerPodLabels, workloadPodLabels } from '../labels.ts';
 import { decoderPort, hasOwnSidecar, renderModelPod, servingPort } from '../pod/main.ts';
 import { rankAnnotation, rankFiles } from '../pod/parallel-args.ts';
-import type { SidecarSettings } from '../pod/sidecar.ts';
+import type { SidecarDefaults, SidecarSettings } from '../pod/sidecar.ts';
 import { certificatesPath, certificatesVolume, schemeOf, serverNameOf } from '../tls.ts';
 
 /** The pod template of a Deployment, or of the leader or the workers of a LeaderWorkerSet. */
@@ -51,17 +51,15 @@ export function componentOf(role: Role): typeof components.workload | typeof com
 }
 
 /** What the pod webhook is told about a decode pod's sidecar. */
-export function sidecarSettingsOf(context: Context): SidecarSettings {
+export function sidecarSettingsOf(context: Context): Omit<SidecarSettings, keyof SidecarDefaults> {
   const { namespace, names, platform } = context;
   return {
-    image: platform.images.sidecar,
     port: servingPort,
     decoderPort,
     prefillUrl: `${schemeOf(context)}://${names.prefillService}.${namespace}.svc.cluster.local:${servingPort}`,
     connector: 'nixlv2',
     poolNamespace: namespace,
     poolName: context.poolName,
-    sessionCacheSize: platform.sidecarSessions,
     ...(platform.tls
       ? { tls: { volume: certificatesVolume, path: certificatesPath, serverName: serverNameOf(context) } }
       : {}),
