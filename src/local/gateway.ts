@@ -10,7 +10,7 @@ import { hasCode } from '../kube/status-error.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { AppliedResources, Envoy } from './envoy.ts';
 import { allocateAddresses } from './gateway/addresses.ts';
-import type { GatewayInput, Pod, ReferenceGrant, Service } from './gateway/shapes.ts';
+import type { BackendTlsPolicy, ConfigMap, GatewayInput, Pod, ReferenceGrant, Service } from './gateway/shapes.ts';
 import { type ListenerState, renderStatuses, type StatusWrite } from './gateway/statuses.ts';
 import { selectGateways, translate } from './gateway/translate.ts';
 
@@ -56,6 +56,10 @@ export function startGateway(options: GatewayOptions): { close(): Promise<void> 
     subscribeTo(informers.inferencePools, markDirty),
     subscribeTo(informers.xInferencePools, markDirty),
     subscribeTo(informers.referenceGrants, markDirty),
+    subscribeTo(informers.backendTlsPolicies, markDirty),
+    informers.configMaps.subscribe((change) => {
+      if (change.type !== 'updated' || change.object.data?.['ca.crt'] !== change.before.data?.['ca.crt']) markDirty();
+    }),
     // Pods change all the time in ways that no route depends on.
     informers.pods.subscribe((change) => {
       if (change.type !== 'updated' || routingKey(change.object) !== routingKey(change.before)) markDirty();
@@ -134,6 +138,8 @@ interface Informers {
   readonly inferencePools: Informer<InferencePool>;
   readonly xInferencePools: Informer<XInferencePool>;
   readonly referenceGrants: Informer<ReferenceGrant>;
+  readonly backendTlsPolicies: Informer<BackendTlsPolicy>;
+  readonly configMaps: Informer<ConfigMap>;
 }
 
 function startInformers(client: Client, log: Logger, clock: Clock): Informers {
@@ -149,6 +155,8 @@ function startInformers(client: Client, log: Logger, clock: Clock): Informers {
     inferencePools: start<InferencePool>(resources.inferencePools),
     xInferencePools: start<XInferencePool>(resources.xInferencePools),
     referenceGrants: start<ReferenceGrant>(resources.referenceGrants),
+    backendTlsPolicies: start<BackendTlsPolicy>(resources.backendTlsPolicies),
+    configMaps: start<ConfigMap>(resources.configMaps, keepAuthorities),
   };
 }
 
@@ -157,6 +165,18 @@ function subscribeTo<T extends KubeObject>(informer: Informer<T>, markDirty: () 
     if (change.type !== 'updated' || change.object.metadata.resourceVersion !== change.before.metadata.resourceVersion)
       markDirty();
   });
+}
+
+/** Of ConfigMaps only certificate authorities are read. */
+function keepAuthorities({ apiVersion, kind, metadata, data }: ConfigMap): ConfigMap {
+  const { name, namespace = '', resourceVersion = '' } = metadata;
+  const authorities = data?.['ca.crt'];
+  return {
+    apiVersion,
+    kind,
+    metadata: { name, namespace, resourceVersion },
+    ...(authorities === undefined ? {} : { data: { 'ca.crt': authorities } }),
+  };
 }
 
 /** The part of a pod that routing reads. */
@@ -192,10 +212,12 @@ const routingKey = (pod: Pod) =>
 
 /** All kinds that must be there; the others get a moment, because they may never be installed. */
 async function awaitSynced(informers: Informers, clock: Clock, signal: AbortSignal): Promise<void> {
-  const { inferencePools, xInferencePools, referenceGrants, ...needed } = informers;
+  const { inferencePools, xInferencePools, referenceGrants, backendTlsPolicies, ...needed } = informers;
   const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
   await Promise.race([Promise.all(Object.values(needed).map((informer) => informer.synced)), aborted]);
-  const optional = [inferencePools, xInferencePools, referenceGrants].map((informer) => informer.synced);
+  const optional = [inferencePools, xInferencePools, referenceGrants, backendTlsPolicies].map(
+    (informer) => informer.synced,
+  );
   await Promise.race([Promise.all(optional), clock.sleep(optionalKindsMs, signal)]);
 }
 
@@ -210,6 +232,8 @@ function gatherInput(informers: Informers): GatewayInput {
     inferencePools: informers.inferencePools.store.list(),
     xInferencePools: informers.xInferencePools.store.list(),
     referenceGrants: informers.referenceGrants.store.list(),
+    backendTlsPolicies: informers.backendTlsPolicies.store.list(),
+    configMaps: informers.configMaps.store.list(),
   };
 }
 

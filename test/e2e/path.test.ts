@@ -1,6 +1,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect } from 'node:tls';
 import { gunzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { unpackTar } from 'modern-tar';
@@ -398,6 +399,71 @@ describe('the whole path', () => {
     await apply(service);
     await eventually('200', async () => (await post('/v1/chat/completions', chat('Back?'))).status === 200);
   }, 180_000);
+
+  it('speaks TLS on the whole path, and changes its certificate without a restart', async () => {
+    const sample = parse(await readFile(join(root, 'config/samples/chat-prefill-decode.yaml'), 'utf8'));
+    await apply({
+      ...sample,
+      metadata: { name: 'secure', namespace, annotations: { 'signalbox.io/tls': 'true' } },
+      spec: { ...sample.spec, replicas: 1, model: { ...sample.spec.model, name: 'secure' } },
+    });
+    await awaitReady('secure');
+    const base = url.slice(0, url.lastIndexOf('/'));
+    const ask = async (content: string) => {
+      const answer = await request(`${base}/secure/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(chat(content, { model: 'secure' })),
+      });
+      return { status: answer.statusCode, headers: answer.headers, text: await answer.body.text() };
+    };
+    const first = await ask('Is anybody listening in?');
+    expect(first).toMatchObject({ status: 200, headers: { 'x-signalbox-prefill': expect.any(String) } });
+    expect(await request(`${base}/secure/v1/models`).then(({ statusCode }) => statusCode)).toBe(200);
+
+    const all = () => pods('app.kubernetes.io/name=secure');
+    const before = await all();
+    const [prefill] = await pods('app.kubernetes.io/name=secure,llm-d.ai/role=prefill');
+    const [decode] = await pods('app.kubernetes.io/name=secure,llm-d.ai/role=decode');
+    const [picker] = await pods(
+      'app.kubernetes.io/name=secure,app.kubernetes.io/component=llminferenceservice-router-scheduler',
+    );
+    const servers = [
+      [prefill?.status?.podIP ?? '', 8000],
+      [decode?.status?.podIP ?? '', 8000],
+      [decode?.status?.podIP ?? '', 8001],
+      [picker?.status?.podIP ?? '', 9002],
+    ] as const;
+    const record = { namespace, name: 'secure-kserve-self-signed-certs' };
+    const ca = (await client.get<Loose & { readonly data: Record<string, string> }>(resources.configMaps, record))
+      ?.data['ca.crt'];
+    const servername = 'secure-kserve-workload-svc.default.svc.cluster.local';
+    /** Fingerprints of the certificates that are served, each verified. */
+    const served = () =>
+      Promise.all(
+        servers.map(
+          ([host, port]) =>
+            new Promise<string>((resolve, reject) => {
+              const socket = connect({ host, port, servername, ca, ALPNProtocols: ['h2', 'http/1.1'] }, () => {
+                resolve(socket.getPeerCertificate().fingerprint256);
+                socket.destroy();
+              });
+              socket.on('error', reject);
+            }),
+        ),
+      );
+    const old = new Set(await served());
+    expect(old.size).toBe(1);
+
+    await client.delete(resources.configMaps, record);
+    await eventually('the new certificate everywhere', async () => (await served()).every((one) => !old.has(one)));
+    expect(new Set(await served()).size).toBe(1);
+    expect((await ask('And now, with another certificate?')).status).toBe(200);
+    const after = await all();
+    expect(after.map(({ metadata }) => metadata.uid).sort()).toEqual(before.map(({ metadata }) => metadata.uid).sort());
+    for (const pod of after) for (const one of pod.status?.containerStatuses ?? []) expect(one.restartCount).toBe(0);
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'secure' });
+  }, 240_000);
 
   it('shows status and logs, and says what is wrong with a command line', async () => {
     const status = await runBinary('signalbox', ['status'], { env: env() });

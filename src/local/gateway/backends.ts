@@ -7,6 +7,7 @@ import {
   renderDestinationCluster,
   renderPodCluster,
   type UpstreamProtocol,
+  type UpstreamTls,
 } from './envoy-resources.ts';
 import type { GatewayInput, JsonObject, ReferenceGrant, Service, Verdict } from './shapes.ts';
 
@@ -172,7 +173,10 @@ export class BackendResolver {
     }
     const cluster = `service_${namespace}_${ref.name}_${port.port}`;
     const protocol: UpstreamProtocol = port.appProtocol === 'kubernetes.io/h2c' ? 'http2' : 'http1';
-    this.#add(cluster, () => renderPodCluster(cluster, serviceEndpoints(service, port, this.#input.pods), protocol));
+    const tls = this.#tlsOf(namespace, '', 'Service', ref.name);
+    this.#add(cluster, () =>
+      renderPodCluster(cluster, serviceEndpoints(service, port, this.#input.pods), protocol, { tls }),
+    );
     return { kind: 'service', cluster };
   }
 
@@ -182,19 +186,23 @@ export class BackendResolver {
     if (!pool.picker) {
       return { ...invalid('BackendNotFound', `InferencePool ${namespace}/${name} names no endpoint picker`), pool };
     }
-    const destinationCluster = destinationClusterName(pool.protocol);
-    this.#add(destinationCluster, () => renderDestinationCluster(pool.protocol));
     const suffix = `${group === poolGroup ? 'v1' : 'v1alpha2'}_${namespace}_${name}`;
+    const tls = this.#tlsOf(namespace, group, 'InferencePool', name);
+    const destinationCluster = tls ? `destination_${suffix}` : destinationClusterName(pool.protocol);
+    this.#add(destinationCluster, () => renderDestinationCluster(pool.protocol, destinationCluster, tls));
     const pickers = this.#pickerEndpoints(pool);
     // Replacing a cluster resets the streams to the picker, so a change of its pods makes a new cluster instead.
-    const pickerCluster = `picker_${suffix}_${hashOf(pickers)}`;
-    this.#add(pickerCluster, () => renderPodCluster(pickerCluster, pickers, 'http2', { isPicker: true }));
+    const pickerTls = this.#pickerTls(pool);
+    const pickerCluster = `picker_${suffix}_${hashOf([...pickers, pickerTls])}`;
+    this.#add(pickerCluster, () =>
+      renderPodCluster(pickerCluster, pickers, 'http2', { isPicker: true, tls: pickerTls }),
+    );
     // Without a way to fail open, a request without destination has nowhere to go and is answered with 503.
     const fallbackCluster = pool.picker.failOpen ? `pool_${suffix}` : destinationCluster;
     if (pool.picker.failOpen) {
       this.#add(fallbackCluster, () => {
         const endpoints = poolEndpoints(namespace, pool.selector, pool.ports, this.#input.pods);
-        return renderPodCluster(fallbackCluster, endpoints, pool.protocol);
+        return renderPodCluster(fallbackCluster, endpoints, pool.protocol, { tls });
       });
     }
     return {
@@ -219,12 +227,40 @@ export class BackendResolver {
     return service && port ? serviceEndpoints(service, port, this.#input.pods) : [];
   }
 
+  /** As the first BackendTLSPolicy says, once its authorities are there: Envoy takes no cluster without them. */
+  #tlsOf(namespace: string, group: string, kind: string, name: string): UpstreamTls | undefined {
+    const policy = [...(this.#input.backendTlsPolicies ?? [])]
+      .filter(({ metadata }) => metadata.namespace === namespace)
+      .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
+      .find(({ spec }) =>
+        spec.targetRefs.some((ref) => (ref.group ?? '') === group && ref.kind === kind && ref.name === name),
+      );
+    if (!policy) return undefined;
+    const { hostname, caCertificateRefs = [] } = policy.spec.validation;
+    const authorities = caCertificateRefs.map(
+      (ref) =>
+        this.#input.configMaps?.find(
+          ({ metadata }) => metadata.namespace === namespace && metadata.name === ref.name && ref.kind === 'ConfigMap',
+        )?.data?.['ca.crt'] ?? '',
+    );
+    return authorities.join('') === '' ? undefined : { serverName: hostname, authorities: authorities.join('') };
+  }
+
+  /** Gateways take a picker's certificate unseen: pickers make their own. */
+  #pickerTls({ namespace, picker }: Pool): UpstreamTls | undefined {
+    const service = picker && findService(this.#input.services, namespace, picker.name);
+    const port = service && findPort(service, picker.port);
+    return port?.appProtocol === 'https'
+      ? { serverName: `${picker?.name}.${namespace}.svc`, authorities: undefined }
+      : undefined;
+  }
+
   #add(name: string, render: () => JsonObject): void {
     if (!this.#clusters.has(name)) this.#clusters.set(name, render());
   }
 }
 
-const hashOf = (endpoints: readonly Endpoint[]) =>
+const hashOf = (endpoints: readonly (Endpoint | UpstreamTls | undefined)[]) =>
   createHash('sha256').update(JSON.stringify(endpoints)).digest('hex').slice(0, 8);
 
 const invalid = (reason: string, message: string) => ({ kind: 'invalid', reason, message }) as const;

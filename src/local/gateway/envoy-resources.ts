@@ -16,15 +16,51 @@ export const invalidBackendCluster = 'invalid-backend';
 
 export type UpstreamProtocol = 'http1' | 'http2';
 
-/** Connections to the address that the destination header names. */
-export function renderDestinationCluster(protocol: UpstreamProtocol): JsonObject {
+/** How an upstream is called by TLS. */
+export interface UpstreamTls {
+  /** Name to ask for and to find in its certificate. */
+  readonly serverName: string;
+  /** PEM of the authorities that it is held against; undefined: it is taken unseen. */
+  readonly authorities: string | undefined;
+}
+
+function transportSocket(tls: UpstreamTls | undefined, protocol: UpstreamProtocol): JsonObject {
+  if (!tls) return {};
+  const validation: JsonObject =
+    tls.authorities === undefined
+      ? {}
+      : {
+          validation_context: {
+            trusted_ca: { inline_string: tls.authorities },
+            match_typed_subject_alt_names: [{ san_type: 'DNS', matcher: { exact: tls.serverName } }],
+          },
+        };
   return {
-    name: destinationClusterName(protocol),
+    transport_socket: {
+      name: 'envoy.transport_sockets.tls',
+      typed_config: {
+        '@type': type('envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext'),
+        sni: tls.serverName,
+        common_tls_context: { alpn_protocols: [protocol === 'http2' ? 'h2' : 'http/1.1'], ...validation },
+      },
+    },
+  };
+}
+
+/** Connections to the address that the destination header names; with TLS a cluster for each pool, under `name`. */
+export function renderDestinationCluster(
+  protocol: UpstreamProtocol,
+  name = destinationClusterName(protocol),
+  tls?: UpstreamTls,
+): JsonObject {
+  return {
+    name,
     type: 'ORIGINAL_DST',
     lb_policy: 'CLUSTER_PROVIDED',
     connect_timeout: '5s',
     original_dst_lb_config: { use_http_header: true, http_header_name: destinationHeader },
     ...common(protocol),
+    ...transportSocket(tls, protocol),
   };
 }
 
@@ -41,7 +77,7 @@ export function renderPodCluster(
   name: string,
   endpoints: readonly Endpoint[],
   protocol: UpstreamProtocol,
-  options: { readonly isPicker?: boolean } = {},
+  options: { readonly isPicker?: boolean; readonly tls?: UpstreamTls | undefined } = {},
 ): JsonObject {
   return {
     name,
@@ -59,6 +95,7 @@ export function renderPodCluster(
       ],
     },
     ...common(protocol),
+    ...transportSocket(options.tls, protocol),
     ...(options.isPicker ? pickerHealth : {}),
   };
 }

@@ -58,6 +58,22 @@ export interface ReferenceGrant extends KubeObject {
   };
 }
 
+/** gateway.networking.k8s.io/v1: how backends are called by TLS. */
+export interface BackendTlsPolicy extends KubeObject {
+  readonly spec: {
+    readonly targetRefs: readonly { readonly group?: string; readonly kind: string; readonly name: string }[];
+    readonly validation: {
+      readonly hostname: string;
+      readonly caCertificateRefs?: readonly { readonly group?: string; readonly kind: string; readonly name: string }[];
+    };
+  };
+}
+
+/** The part of a core/v1 ConfigMap that is read. */
+export interface ConfigMap extends KubeObject {
+  readonly data?: Readonly<Record<string, string>>;
+}
+
 /** Everything that the translation reads, as the API server gives it. */
 export interface GatewayInput {
   readonly gatewayClasses: readonly GatewayClass[];
@@ -69,6 +85,8 @@ export interface GatewayInput {
   readonly inferencePools: readonly InferencePool[];
   readonly xInferencePools: readonly XInferencePool[];
   readonly referenceGrants: readonly ReferenceGrant[];
+  readonly backendTlsPolicies?: readonly BackendTlsPolicy[];
+  readonly configMaps?: readonly ConfigMap[];
 }
 
 /** A piece of Envoy configuration in proto3 JSON. */

@@ -421,6 +421,45 @@ describe('backends', () => {
     expect(JSON.stringify(clusters(given).pool_v1_app_pool)).toContain('"address":"127.65.1.1","port_value":8000');
   });
 
+  it('is called by TLS as a BackendTLSPolicy and the port of its picker say', () => {
+    const secureEpp = service('epp', 9002, 9002);
+    const given = {
+      httpRoutes: [route([{ backendRefs: [poolRef] }, { backendRefs: [{ name: 'web', port: 80 }] }])],
+      inferencePools: [pool('FailOpen')],
+      services: [
+        service('web'),
+        { ...secureEpp, spec: { ...secureEpp.spec, ports: [{ port: 9002, appProtocol: 'https' }] } },
+      ],
+      backendTlsPolicies: [
+        {
+          apiVersion: api,
+          kind: 'BackendTLSPolicy',
+          metadata: { name: 'tls', namespace: 'app' },
+          spec: {
+            targetRefs: [poolRef, { group: '', kind: 'Service', name: 'web' }],
+            validation: { hostname: 'web.app.svc', caCertificateRefs: [{ kind: 'ConfigMap', name: 'ca' }] },
+          },
+        },
+      ],
+    };
+    const configMap = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'ca', namespace: 'app' } };
+    const tlsOf = (more: Partial<GatewayInput>) =>
+      Object.fromEntries(
+        run({ ...given, ...more }).translation.resources.clusters.map((cluster) => [
+          String(cluster.name).replace(/_[0-9a-f]{8}$/, ''),
+          JSON.stringify(cluster.transport_socket ?? null).match(/"sni":"[^"]*"|trusted_ca|"h2"/g),
+        ]),
+      );
+    const verified = ['"sni":"web.app.svc"', 'trusted_ca'];
+    expect(tlsOf({ configMaps: [{ ...configMap, data: { 'ca.crt': 'PEM' } }] })).toEqual({
+      destination_v1_app_pool: verified,
+      picker_v1_app_pool: ['"sni":"epp.app.svc"', '"h2"'],
+      pool_v1_app_pool: verified,
+      service_app_web_80: verified,
+    });
+    expect(tlsOf({ configMaps: [configMap] })).toMatchObject({ service_app_web_80: null, pool_v1_app_pool: null });
+  });
+
   it('tells the two groups of InferencePool apart', () => {
     const xRef = { ...poolRef, group: 'inference.networking.x-k8s.io' };
     const refs = [{ ...poolRef, weight: 9 }, xRef];
