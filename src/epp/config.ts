@@ -128,6 +128,11 @@ export const eppSettings = {
     default: 128,
     max: 10_000,
   }),
+  emitEndpointScores: setting.boolean({
+    flag: 'emit-endpoint-scores',
+    description: 'tell the gateway the scores of the candidates, as dynamic metadata',
+    default: false,
+  }),
   disableEndpointSubsetFilter: setting.boolean({
     flag: 'disable-endpoint-subset-filter',
     description: "ignore the gateway's list of allowed endpoints",
@@ -204,7 +209,6 @@ export const eppSettings = {
 
   // Refused when given: see parseEppArgs.
   metricsEndpointAuth: ignoredSwitch('metrics-endpoint-auth', 'the metrics page asks for no token'),
-  emitEndpointScores: ignoredSwitch('emit-endpoint-scores', 'not supported yet'),
   tlsCipherSuites: ignored('tls-cipher-suites', 'not supported yet'),
   metricsClientCaFile: ignored('metrics-client-ca-file', 'not supported yet'),
   metricsCertDir: ignored('metrics-cert-dir', 'not supported yet'),
@@ -227,7 +231,7 @@ export const eppProgram: Program<typeof eppSettings> = {
 
 const removedFlags = ['queuedMetric', 'runningMetric', 'kvMetric', 'loraMetric', 'cacheMetric'] as const;
 const unsupportedTexts = ['tlsCipherSuites', 'metricsClientCaFile', 'metricsCertDir'] as const;
-const unsupportedSwitches = ['metricsEndpointAuth', 'emitEndpointScores'] as const;
+const unsupportedSwitches = ['metricsEndpointAuth'] as const;
 
 /** @throws AppError `usage` naming every flag that is wrong, or wrong beside another */
 export function parseEppArgs(

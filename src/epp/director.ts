@@ -16,6 +16,7 @@ import type { FlowControl, FlowRefusal, FlowRequest } from './flow/flow-control.
 import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
 import type { Endpoint } from './framework/endpoint.ts';
+import type { ExchangeObserver } from './framework/plugin.ts';
 import { type PrefixMatch, prefixMatchKey } from './framework/prefix-match.ts';
 import type { Scheduler } from './framework/scheduler.ts';
 import type { EppTelemetry, FlowLabels, FlowMetrics } from './metrics.ts';
@@ -36,7 +37,9 @@ export interface Route {
     readonly set: readonly (readonly [name: string, value: string])[];
     readonly remove: readonly string[];
   };
-  readonly metadata: Readonly<Record<string, Readonly<Record<string, string>>>>;
+  readonly metadata: Readonly<Record<string, Readonly<Record<string, string | Readonly<Record<string, number>>>>>>;
+  /** Further headers of the answer to the client. */
+  readonly answerHeaders?: ReadonlyMap<string, string>;
   /** The body where the model was rewritten. */
   readonly body?: readonly Buffer[];
   /** The answer is to name the model that was asked for. */
@@ -104,6 +107,8 @@ export function createDirector(deps: {
   readonly scheduler: Scheduler;
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
+  /** Whether the gateway is told the scores of the endpoints that were chosen among. */
+  readonly areScoresTold: boolean;
   readonly policies: () => RequestPolicies;
   readonly flowControl: FlowControl;
   /** 0 ≤ x < 1. */
@@ -114,6 +119,7 @@ export function createDirector(deps: {
   readonly log: Logger;
 }) {
   const { datastore, scheduler, flowControl, telemetry, traces, clock, log } = deps;
+  const observers = scheduler.exchangeObservers;
 
   const refuse = (thrown: unknown, flow: FlowLabels): Refusal => {
     const error = AppError.from(thrown);
@@ -204,7 +210,7 @@ export function createDirector(deps: {
           ? undefined
           : replaceModelName(Buffer.concat(inbound.body, inbound.bodyBytes), flow.target);
       if (body !== undefined) added.set('content-length', String(body.reduce((sum, { length }) => sum + length, 0)));
-      const route = toRoute(inbound.headers, request, decision, added);
+      const route = toRoute(inbound.headers, request, decision, added, deps.areScoresTold);
       return {
         answer: body === undefined ? route : { ...route, body, names: toModelNames(flow.target, flow.model) },
         exchange: new WatchedExchange(
@@ -219,6 +225,7 @@ export function createDirector(deps: {
             if (usage !== undefined) flowControl.used(flow, usage);
             flowControl.poke();
           },
+          observers.length === 0 ? undefined : { cycle, observers },
         ),
       };
     } catch (thrown) {
@@ -230,7 +237,7 @@ export function createDirector(deps: {
   /** Never throws. */
   const place = (inbound: InboundRequest, request: PickRequest, flow: FlowLabels): Outcome | Promise<Outcome> => {
     try {
-      const cycle = new Cycle(request, datastore.snapshot.endpoints);
+      const cycle = new Cycle(request, datastore.snapshot.endpoints, false, flow.priority);
       const asking = scheduler.prepare(cycle);
       if (asking === undefined) return decide(inbound, cycle, flow);
       const endPlacing = flowControl.beginPlacing();
@@ -287,8 +294,8 @@ export function createDirector(deps: {
      * @throws AppError `invalid` when the body is no request
      */
     async explain(inbound: InboundRequest): Promise<Explanation> {
-      const { request } = read(inbound, true);
-      const cycle = new Cycle(request, datastore.snapshot.endpoints, true);
+      const { request, flow } = read(inbound, true);
+      const cycle = new Cycle(request, datastore.snapshot.endpoints, true, flow.priority);
       await scheduler.prepare(cycle);
       const trace = new Trace();
       trace.begin(request, cycle.pool, clock.now(), true);
@@ -383,13 +390,17 @@ function toRoute(
   request: PickRequest,
   decision: Decision,
   added: ReadonlyMap<string, string>,
+  areScoresTold: boolean,
 ): Route {
+  // A plugin may send the request to another port of the pod.
+  const rewritten = added.get(destinationHeader);
   const destination =
-    decision.endpoints.length === 1
+    rewritten ??
+    (decision.endpoints.length === 1
       ? decision.primary.hostPort
-      : decision.endpoints.map((endpoint) => endpoint.hostPort).join(',');
+      : decision.endpoints.map((endpoint) => endpoint.hostPort).join(','));
   const set: (readonly [string, string])[] = [
-    [destinationHeader, destination],
+    ...(rewritten === undefined ? [[destinationHeader, destination] as const] : []),
     ['x-target-pod', decision.primary.address],
     ...added,
   ];
@@ -399,7 +410,13 @@ function toRoute(
     const name = headers[i] ?? '';
     if (controlHeaders.has(name) && !remove.includes(name) && !set.some(([ours]) => ours === name)) remove.push(name);
   }
-  return { kind: 'route', mutation: { set, remove }, metadata: { 'envoy.lb': { [destinationHeader]: destination } } };
+  const scores = areScoresTold ? { [`${destinationHeader}-scores`]: decision.scores() } : {};
+  return {
+    kind: 'route',
+    mutation: { set, remove },
+    metadata: { 'envoy.lb': { [destinationHeader]: destination, ...scores } },
+    ...(decision.answerHeaders === undefined ? {} : { answerHeaders: decision.answerHeaders }),
+  };
 }
 
 /** Counts a request on its endpoints from the choice on, and watches the answer go by. */
@@ -411,6 +428,8 @@ export class WatchedExchange {
   readonly #decision: Decision;
   readonly #outcomes: Outcomes;
   readonly #onEnd: (usage: Usage | undefined) => void;
+  readonly #watchers: { readonly cycle: Cycle; readonly observers: readonly ExchangeObserver[] } | undefined;
+  #firstByteMs = 0;
   #endDecode: () => void;
   #endPrefill: (() => void) | undefined;
   #tokens: { readonly load: LiveLoad; readonly tokens: number }[] = [];
@@ -428,8 +447,10 @@ export class WatchedExchange {
     outcomes: Outcomes,
     clock: Clock,
     onEnd: (usage: Usage | undefined) => void,
+    watchers?: { readonly cycle: Cycle; readonly observers: readonly ExchangeObserver[] },
   ) {
     this.#onEnd = onEnd;
+    this.#watchers = watchers;
     this.#decision = decision;
     this.#outcomes = outcomes;
     this.#metrics = metrics;
@@ -465,7 +486,9 @@ export class WatchedExchange {
   onResponseHeaders(headers: readonly string[], served: string | undefined): void {
     this.#status = Number(headerOf(headers, ':status') ?? 0);
     const planned: readonly Endpoint[] = this.#decision.endpoints;
-    const server = served === undefined ? planned[0] : this.#outcomes.endpointAt(served);
+    // Of a pod that is reached by another port than its endpoints', the address does not tell which one answered.
+    const isPlanned = served === undefined || this.#isElsewhere(served);
+    const server = isPlanned ? planned[0] : this.#outcomes.endpointAt(served);
     if (server === undefined) return;
     // By address: an endpoint whose labels have changed since is another object.
     const at = planned.findIndex(({ hostPort }) => hostPort === server.hostPort);
@@ -482,7 +505,9 @@ export class WatchedExchange {
     if (this.#bytes === 0 && body.length > 0) {
       // The first token is out, so the prefill is over.
       this.#promptIsDone();
-      const seconds = (this.#clock.now() - this.#startMs) / 1000;
+      this.#firstByteMs = this.#clock.now();
+      const seconds = (this.#firstByteMs - this.#startMs) / 1000;
+      this.#tell((observer, cycle) => observer.onFirstToken?.(cycle, this.#decision, seconds * 1000));
       (this.#isStreaming ? this.#metrics.ttftStreaming : this.#metrics.ttft).observe(seconds);
     }
     this.#bytes += body.length;
@@ -498,6 +523,9 @@ export class WatchedExchange {
     if (!isComplete) {
       metrics.error(499);
       this.#onEnd(undefined);
+      this.#tell((observer, cycle) =>
+        observer.onEnd?.(cycle, this.#decision, { isComplete, outputTokens: undefined, tpotMs: undefined }),
+      );
       return;
     }
     metrics.duration.observe((this.#clock.now() - this.#startMs) / 1000);
@@ -506,6 +534,26 @@ export class WatchedExchange {
     const usage = this.#status < 400 ? usageInTail(Buffer.concat(this.#tail)) : undefined;
     if (usage !== undefined) metrics.usage(usage);
     this.#onEnd(usage);
+    const tokens = usage?.completionTokens ?? 0;
+    const tpotMs = this.#isStreaming && tokens > 1 ? (this.#clock.now() - this.#firstByteMs) / (tokens - 1) : undefined;
+    this.#tell((observer, cycle) =>
+      observer.onEnd?.(cycle, this.#decision, {
+        isComplete: this.#status < 400,
+        outputTokens: usage?.completionTokens,
+        tpotMs,
+      }),
+    );
+  }
+
+  /** A data-parallel rank is served through its pod's primary port. */
+  #isElsewhere(served: string): boolean {
+    const { primary } = this.#decision;
+    return served !== primary.hostPort && this.#decision.isRewritten && served.startsWith(`${primary.address}:`);
+  }
+
+  #tell(what: (observer: ExchangeObserver, cycle: Cycle) => void): void {
+    if (this.#watchers === undefined) return;
+    for (const observer of this.#watchers.observers) what(observer, this.#watchers.cycle);
   }
 
   #promptIsDone(): void {

@@ -931,7 +931,6 @@ describe('flags', () => {
     [['--endpoint-selector=a=b'], /1 to 8 ports/],
     [['--pool-name=a', '--config-file=a', '--config-text=b'], /exclude each other/],
     [['--pool-name=a', '--lora-info-metric=x'], /--lora-info-metric was removed/],
-    [['--pool-name=a', '--emit-endpoint-scores'], /not supported yet/],
     [['--pool-name=a', '--grpc-max-recv-msg-size=4x'], /must be a size/],
     [['--pool-name=a', '--grpc-prt=1'], /did you mean --grpc-port/],
   ])('%j', (argv, message) => {

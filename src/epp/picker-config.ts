@@ -9,6 +9,8 @@ import type { ScrapeSettings } from './datalayer/scraper.ts';
 import { buildFlow, type FlowConfig, flowControlShape } from './flow/config.ts';
 import { isSaturationDetector } from './framework/flow-policy.ts';
 import {
+  isAdmitter,
+  isExchangeObserver,
   isFilter,
   isPicker,
   isPreparer,
@@ -97,7 +99,7 @@ const dataPlugins = {
 } as const;
 
 /** Types that upstream's configurations list and whose work is always done here. */
-const alwaysThere = new Set(['openai-parser', 'anthropic-parser', 'passthrough-parser', 'inflight-load-producer']);
+const alwaysThere = new Set(['openai-parser', 'anthropic-parser', 'passthrough-parser']);
 
 /** Every plugin type that a configuration may name beside those that factories make. */
 export const dataPluginTypes: readonly string[] = [
@@ -114,10 +116,18 @@ const prefixReaders = new Set([
   'prefix-based-pd-decider',
   'token-load-scorer',
   'prefix-cache-affinity-filter',
-  'session-affinity-scorer',
-  'session-affinity-filter',
+  'latency-scorer',
+  'predicted-latency-producer',
+  'p2p-source-producer',
 ]);
-const sessionReaders = new Set(['session-affinity-scorer', 'session-affinity-filter']);
+/** Plugins that read predictions, and those that read what media are cached. */
+const latencyReaders = new Set(['latency-scorer', 'slo-headroom-tier-filter', 'latency-slo-admitter']);
+const handlerTypes = [
+  'single-profile-handler',
+  'disagg-profile-handler',
+  'data-parallel-profile-handler',
+  'header-profile-handler',
+];
 /** Plugins that know from the engines' events; with one of them, nothing is guessed unless asked for. */
 const preciseProducers = new Set(['precise-prefix-cache-producer', 'precise-prefix-cache-scorer']);
 const prefixProducer = 'approx-prefix-cache-producer';
@@ -474,6 +484,8 @@ export function buildScheduler(
       producers: plugins.filter((plugin): plugin is Producer => isProducer(plugin)),
       preRequests: plugins.filter(isPreRequest),
       preparers: plugins.filter(isPreparer),
+      admitters: plugins.filter(isAdmitter),
+      exchangeObservers: plugins.filter(isExchangeObserver),
       ...(deps.observe === undefined ? {} : { observe: deps.observe }),
     },
     handler,
@@ -552,17 +564,28 @@ function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly
     warnings.push(`prefix-cache-scorer: ${Object.keys(moved).join(', ')} belong to ${prefixProducer} now`);
   }
   const isPrecise = [...preciseProducers].some(has);
-  const needsPrefixes = plugins.some(({ type }) => (isPrecise ? sessionReaders : prefixReaders).has(type));
+  const needsPrefixes = !isPrecise && plugins.some(({ type }) => prefixReaders.has(type) || latencyReaders.has(type));
   if (!has(prefixProducer) && needsPrefixes) added.push(add(prefixProducer, moved));
+  if (!has('predicted-latency-producer') && plugins.some(({ type }) => latencyReaders.has(type))) {
+    added.push(add('predicted-latency-producer'));
+  }
+  if (!has('mm-embeddings-cache-producer') && has('mm-embeddings-cache-scorer')) {
+    added.push(add('mm-embeddings-cache-producer'));
+  }
   if (isPrecise && !has('token-producer') && !has('tokenizer')) {
     added.push(add('token-producer', { vllm: { fromPool: true } }));
     warnings.push("no token-producer is listed: prompts are tokenized by the pool's endpoints");
   }
-  if (!has('disagg-profile-handler') && !has('single-profile-handler')) added.push(add('single-profile-handler'));
+  if (!handlerTypes.some(has)) added.push(add('single-profile-handler'));
   if (has('disagg-profile-handler') && !has('disagg-headers-handler') && !has('prefill-header-handler')) {
     const handler = plugins.find(({ type }) => type === 'disagg-profile-handler');
-    const named = (handler?.parameters as { profiles?: { prefill?: unknown } } | undefined)?.profiles?.prefill;
-    added.push(add('disagg-headers-handler', typeof named === 'string' ? { prefillProfile: named } : {}));
+    const named = (handler?.parameters as { profiles?: Readonly<Record<string, unknown>> } | undefined)?.profiles;
+    added.push(
+      add('disagg-headers-handler', {
+        ...(typeof named?.prefill === 'string' ? { prefillProfile: named.prefill } : {}),
+        ...(typeof named?.encode === 'string' ? { encodeProfile: named.encode } : {}),
+      }),
+    );
   }
   return [...kept, ...added];
 }

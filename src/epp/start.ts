@@ -98,6 +98,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     }),
     scheduler: new Scheduler(built.parts),
     telemetry,
+    areScoresTold: config.emitEndpointScores,
     isSubsetHonoured: !config.disableEndpointSubsetFilter,
     clock,
     log,

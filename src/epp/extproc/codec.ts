@@ -50,6 +50,11 @@ export type ProcessingRequest =
   | { readonly kind: 'requestTrailers' | 'responseTrailers'; readonly aside: Aside }
   | { readonly kind: 'unknown' };
 
+/** Dynamic metadata by namespace and key: texts, or numbers by name. */
+export type DynamicMetadata = Readonly<
+  Record<string, Readonly<Record<string, string | Readonly<Record<string, number>>>>>
+>;
+
 export interface HeaderMutation {
   /** Overwrites or adds. */
   readonly set: readonly (readonly [name: string, value: string])[];
@@ -60,8 +65,7 @@ export interface HeaderMutation {
 interface HeaderReply {
   readonly mutation?: HeaderMutation;
   readonly clearRouteCache?: boolean;
-  /** Dynamic metadata: strings by namespace and key. */
-  readonly metadata?: Readonly<Record<string, Readonly<Record<string, string>>>>;
+  readonly metadata?: DynamicMetadata;
 }
 
 export type ProcessingResponse =
@@ -383,6 +387,12 @@ class BackwardWriter {
     this.varint(part(field));
   }
 
+  double(field: number, value: number): void {
+    this.at -= 8;
+    this.data.writeDoubleLE(value, this.at);
+    this.varint((field << 3) | 1);
+  }
+
   /** A bool or an enum. */
   number(field: number, value: number): void {
     this.varint(value);
@@ -451,7 +461,11 @@ function headerReplyBound({ mutation, metadata }: HeaderReply): number {
   let size = slack + mutationBound(mutation);
   for (const [namespace, values] of Object.entries(metadata ?? {})) {
     size += namespace.length * 3 + slack;
-    for (const [key, value] of Object.entries(values)) size += (key.length + value.length) * 3 + slack;
+    for (const [key, value] of Object.entries(values)) {
+      size += key.length * 3 + slack;
+      if (typeof value === 'string') size += value.length * 3;
+      else for (const name of Object.keys(value)) size += name.length * 3 + slack;
+    }
   }
   return size;
 }
@@ -534,17 +548,15 @@ function writeMutation(writer: BackwardWriter, field: number, mutation: HeaderMu
   writer.part(field, outer);
 }
 
-function writeMetadata(
-  writer: BackwardWriter,
-  metadata: Readonly<Record<string, Readonly<Record<string, string>>>>,
-): void {
+function writeMetadata(writer: BackwardWriter, metadata: DynamicMetadata): void {
   const outer = writer.at;
   for (const [namespace, values] of Object.entries(metadata)) {
     const entry = writer.at;
     // Value{struct_value = 5} around Struct{fields = 1}.
     for (const [key, value] of Object.entries(values)) {
       const field = writer.at;
-      writer.text(3, value);
+      if (typeof value === 'string') writer.text(3, value);
+      else writeNumbers(writer, value);
       writer.part(2, field);
       writer.text(1, key);
       writer.part(1, field);
@@ -555,4 +567,17 @@ function writeMetadata(
     writer.part(1, entry);
   }
   writer.part(8, outer);
+}
+
+/** A Value that is a Struct of numbers. */
+function writeNumbers(writer: BackwardWriter, values: Readonly<Record<string, number>>): void {
+  const end = writer.at;
+  for (const [name, value] of Object.entries(values)) {
+    const field = writer.at;
+    writer.double(2, value);
+    writer.part(2, field);
+    writer.text(1, name);
+    writer.part(1, field);
+  }
+  writer.part(5, end);
 }

@@ -3,6 +3,7 @@ import { type ModelNames, restoreModelName } from '../../openai/model-name.ts';
 import { type Chunks, split, toList } from './body-chunks.ts';
 import {
   bodySendModes,
+  type DynamicMetadata,
   type HeaderMutation,
   type HeaderPairs,
   type ProcessingRequest,
@@ -22,7 +23,9 @@ export type Answer =
   | {
       readonly kind: 'route';
       readonly mutation: HeaderMutation;
-      readonly metadata: Readonly<Record<string, Readonly<Record<string, string>>>>;
+      readonly metadata: DynamicMetadata;
+      /** Further headers of the answer to the client. */
+      readonly answerHeaders?: ReadonlyMap<string, string>;
       /** The request's body where it is to be another. */
       readonly body?: readonly Buffer[];
       /** The answer's model name is to be another. */
@@ -70,7 +73,12 @@ export type SessionState =
       /** Pieces that came meanwhile, in mode STREAMED, each to be replied to. */
       readonly waiting: number;
     }
-  | { readonly kind: 'decided'; readonly modes: Modes; readonly names: ModelNames | undefined }
+  | {
+      readonly kind: 'decided';
+      readonly modes: Modes;
+      readonly names: ModelNames | undefined;
+      readonly answerHeaders: ReadonlyMap<string, string> | undefined;
+    }
   | {
       readonly kind: 'responding';
       readonly modes: Modes;
@@ -118,6 +126,16 @@ const renamedHeadersReply: SessionEffect = {
   kind: 'reply',
   reply: { kind: 'responseHeaders', mutation: { ...seenMutation, remove: ['content-length'] } },
 };
+
+function responseHeadersReplyOf(
+  names: ModelNames | undefined,
+  answerHeaders: ReadonlyMap<string, string> | undefined,
+): SessionEffect {
+  if (answerHeaders === undefined) return names === undefined ? responseHeadersReply : renamedHeadersReply;
+  const set = [...seenMutation.set, ...answerHeaders];
+  const mutation = { set, remove: names === undefined ? [] : ['content-length'] };
+  return { kind: 'reply', reply: { kind: 'responseHeaders', mutation } };
+}
 const requestHeadersReply: SessionEffect = { kind: 'reply', reply: { kind: 'requestHeaders' } };
 const requestBodyReply: SessionEffect = { kind: 'reply', reply: { kind: 'requestBody' } };
 const requestTrailersReply: SessionEffect = { kind: 'reply', reply: { kind: 'requestTrailers' } };
@@ -250,8 +268,8 @@ function decide(
 function onAnswer(state: SessionState, answer: Answer): Step {
   if (state.kind !== 'deciding') return { state, effects: nothing };
   if (answer.kind === 'reject') return rejected(answer);
-  const { mutation, metadata, names } = answer;
-  const next: SessionState = { kind: 'decided', modes: state.modes, names };
+  const { mutation, metadata, names, answerHeaders } = answer;
+  const next: SessionState = { kind: 'decided', modes: state.modes, names, answerHeaders };
   const said = { mutation, clearRouteCache: true, metadata };
   if (state.end === 'whole') {
     const replacement = answer.body === undefined ? {} : { replacement: Buffer.concat(answer.body) };
@@ -284,7 +302,7 @@ function onResponseHeaders(state: SessionState, message: HeadersMessage): Step {
     case 'decided': {
       const names = state.kind === 'decided' ? state.names : undefined;
       const effects: SessionEffect[] = [
-        names === undefined ? responseHeadersReply : renamedHeadersReply,
+        responseHeadersReplyOf(names, state.kind === 'decided' ? state.answerHeaders : undefined),
         { kind: 'sawResponseHeaders', headers: message.headers, served: message.aside.served },
       ];
       if (!message.endOfStream) {

@@ -29,14 +29,19 @@ export class Cycle {
   readonly pool: readonly Endpoint[];
   /** Asked for an explanation only: nothing may be remembered of it. */
   readonly isTrial: boolean;
+  /** Higher goes first; negative may be shed. */
+  readonly priority: number;
+  /** The first choice of each profile that has run, in order. */
+  readonly picked: Endpoint[] = [];
   /** The producers have run. */
   isProduced = false;
   #values: Map<StateKey<unknown>, unknown> | undefined;
 
-  constructor(request: PickRequest, pool: readonly Endpoint[], isTrial = false) {
+  constructor(request: PickRequest, pool: readonly Endpoint[], isTrial = false, priority = 0) {
     this.request = request;
     this.pool = pool;
     this.isTrial = isTrial;
+    this.priority = priority;
   }
 
   get<T>(key: StateKey<T>): T | undefined {

@@ -23,6 +23,10 @@ export interface ProfileReport {
 export class Decision {
   readonly results: ReadonlyMap<string, ProfileResult>;
   readonly primaryProfile: string;
+  /** Headers for the answer to the client, by lower-case name. */
+  answerHeaders: Map<string, string> | undefined;
+  /** The gateway is told another port of the pods. */
+  isRewritten = false;
   /** In order: the first gets the request, the rest are fallbacks. Never empty. */
   readonly endpoints: readonly [Endpoint, ...Endpoint[]];
 
@@ -36,8 +40,20 @@ export class Decision {
     this.endpoints = endpoints;
   }
 
+  /** The gateway adds that header to the answer. */
+  addAnswerHeader(name: string, value: string): void {
+    this.answerHeaders ??= new Map();
+    this.answerHeaders.set(name, value);
+  }
+
   get primary(): Endpoint {
     return this.endpoints[0];
+  }
+
+  /** Weighted totals of the primary profile's candidates, by `ip:port`. */
+  scores(): Readonly<Record<string, number>> {
+    const result = this.results.get(this.primaryProfile);
+    return Object.fromEntries(result?.candidates.map(({ hostPort }, i) => [hostPort, result.totals[i] ?? 0]) ?? []);
   }
 
   /** Every candidate of every profile that ran, with the filters' verdicts and the scores as they were then. */

@@ -46,11 +46,13 @@ export interface ProfileHandler extends Plugin {
   next(cycle: Cycle, results: ProfileResults): string | undefined;
   /** The profile whose endpoint the gateway is told. */
   readonly primary: (results: ProfileResults) => string;
+  /** A profile that has run and turned out not to be wanted; asked once all have. */
+  unwanted?(cycle: Cycle, results: ProfileResults): string | undefined;
 }
 
-/** Says whether a request is worth a separate prefill. */
+/** Says whether a request is worth a stage of its own, such as a separate prefill. */
 export interface Decider extends Plugin {
-  isPrefillWanted(cycle: Cycle, decode: Endpoint): boolean;
+  isStageWanted(cycle: Cycle, decode: Endpoint): boolean;
 }
 
 /** Puts what scorers and deciders need into the cycle, once per request. */
@@ -68,6 +70,28 @@ export interface Preparer extends Plugin {
   prepare(cycle: Cycle): Promise<void> | undefined;
 }
 
+/** Says whether a request may be served at all, before the choice. Told to the client as it is. */
+export interface Admitter extends Plugin {
+  /** Why the request is turned away, or undefined. */
+  admit(cycle: Cycle, endpoints: readonly Endpoint[]): AppError | undefined;
+}
+
+/** Watches how what was chosen turns out. Cheap: it is called for every request. */
+export interface ExchangeObserver extends Plugin {
+  /** The first byte of the answer has come. */
+  onFirstToken?(cycle: Cycle, decision: Decision, ttftMs: number): void;
+  /** The exchange is over. `usage` where the engine tells it, `tpotMs` where the answer was streamed. */
+  onEnd?(
+    cycle: Cycle,
+    decision: Decision,
+    outcome: {
+      readonly isComplete: boolean;
+      readonly outputTokens: number | undefined;
+      readonly tpotMs: number | undefined;
+    },
+  ): void;
+}
+
 /** Called when the choice is made, before the answer leaves: remembers it, or adds request headers. */
 export interface PreRequest extends Plugin {
   preRequest(cycle: Cycle, decision: Decision, headers: Map<string, string>): void;
@@ -77,9 +101,12 @@ export const isFilter = (plugin: Plugin): plugin is Filter => 'filter' in plugin
 export const isScorer = (plugin: Plugin): plugin is Scorer => 'score' in plugin;
 export const isPicker = (plugin: Plugin): plugin is Picker => 'pick' in plugin;
 export const isProfileHandler = (plugin: Plugin): plugin is ProfileHandler => 'next' in plugin && 'primary' in plugin;
-export const isDecider = (plugin: Plugin): plugin is Decider => 'isPrefillWanted' in plugin;
+export const isDecider = (plugin: Plugin): plugin is Decider => 'isStageWanted' in plugin;
 export const isPreparer = (plugin: Plugin): plugin is Preparer => 'prepare' in plugin;
 export const isProducer = (plugin: Plugin): plugin is Producer => 'produce' in plugin;
+export const isAdmitter = (plugin: Plugin): plugin is Admitter => 'admit' in plugin;
+export const isExchangeObserver = (plugin: Plugin): plugin is ExchangeObserver =>
+  'onFirstToken' in plugin || 'onEnd' in plugin;
 export const isPreRequest = (plugin: Plugin): plugin is PreRequest => 'preRequest' in plugin;
 
 /** Why a plugin had no say: it threw, was not there in time, or gave what is no score. */

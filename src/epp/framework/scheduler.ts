@@ -2,7 +2,7 @@ import { AppError } from '../../errors.ts';
 import type { Cycle } from './cycle-state.ts';
 import { Decision } from './decision.ts';
 import type { Endpoint } from './endpoint.ts';
-import type { Preparer, PreRequest, Producer, ProfileHandler } from './plugin.ts';
+import type { Admitter, ExchangeObserver, Preparer, PreRequest, Producer, ProfileHandler } from './plugin.ts';
 import type { Profile, ProfileResult } from './profile.ts';
 
 export interface SchedulerParts {
@@ -11,6 +11,8 @@ export interface SchedulerParts {
   readonly producers: readonly Producer[];
   readonly preRequests: readonly PreRequest[];
   readonly preparers?: readonly Preparer[];
+  readonly admitters?: readonly Admitter[];
+  readonly exchangeObservers?: readonly ExchangeObserver[];
   /** Told of every profile run; seconds on a monotonic clock. */
   readonly observe?: (result: ProfileResult, seconds: number, cycle: Cycle) => void;
 }
@@ -24,6 +26,11 @@ export class Scheduler {
     this.#parts = parts;
     this.#profiles = new Map(parts.profiles.map((profile) => [profile.name, profile]));
     parts.handler.check(new Set(this.#profiles.keys()));
+  }
+
+  /** Those who watch how choices turn out. */
+  get exchangeObservers(): readonly ExchangeObserver[] {
+    return this.#parts.exchangeObservers ?? [];
   }
 
   /** What has to be waited for before `schedule`; undefined when nothing, as without plugins that ask others. */
@@ -50,11 +57,17 @@ export class Scheduler {
    * Chooses among `candidates` (the pool, or the gateway's subset of it).
    *
    * @param headers request headers that plugins add, by lower-case name
-   * @throws AppError `unavailable` when no endpoint is left in the primary profile
+   * @throws AppError `unavailable` when no endpoint is left in the primary profile, or what an admitter says
    */
   schedule(cycle: Cycle, candidates: readonly Endpoint[], headers: Map<string, string>): Decision {
-    const { handler, preRequests, observe } = this.#parts;
+    const { handler, preRequests, admitters, observe } = this.#parts;
     this.#produce(cycle);
+    if (admitters !== undefined) {
+      for (const admitter of admitters) {
+        const denied = admitter.admit(cycle, candidates);
+        if (denied !== undefined) throw denied;
+      }
+    }
     const results = new Map<string, ProfileResult>();
     for (;;) {
       const name = handler.next(cycle, results);
@@ -67,7 +80,10 @@ export class Scheduler {
       const result = profile.run(cycle, candidates);
       if (!cycle.isTrial) observe?.(result, (performance.now() - start) / 1000, cycle);
       results.set(name, result);
+      if (result.picked[0] !== undefined) cycle.picked.push(result.picked[0]);
     }
+    const unwanted = handler.unwanted?.(cycle, results);
+    if (unwanted !== undefined) results.delete(unwanted);
     const primary = handler.primary(results);
     const chosen = results.get(primary);
     const [first, ...rest] = chosen?.picked ?? [];

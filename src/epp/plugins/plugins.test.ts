@@ -1,82 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
-import { systemClock } from '../../clock.ts';
-import { parseCompletion, promptText } from '../../openai/request.ts';
-import { Cycle } from '../framework/cycle-state.ts';
+import { type Ask, endpoint, scheduler, yamlOf } from '../../../test/expect/picker.ts';
 import type { Decision } from '../framework/decision.ts';
 import type { Endpoint, Load } from '../framework/endpoint.ts';
-import { Scheduler } from '../framework/scheduler.ts';
-import { buildScheduler, parsePickerConfig } from '../picker-config.ts';
 import { PrefixIndex } from './producer/prefix-index.ts';
 import { SessionIndex } from './producer/session-index.ts';
-import { pluginFactories } from './register.ts';
-
-const idle: Load = {
-  isKnown: true,
-  waiting: 0,
-  running: 0,
-  kvUsage: 0,
-  inFlight: 0,
-  requestsPerSecond: 0,
-  adapters: undefined,
-  readAtMs: 0,
-  isAvoided: false,
-  custom: undefined,
-  inFlightTokens: 0,
-};
-
-function endpoint(name: string, load: Partial<Load> = {}, role?: string, isReady = true): Endpoint {
-  const address = `10.244.1.${5 + Number(/\d+$/.exec(name)?.[0] ?? 0)}`;
-  return {
-    id: `default/${name}-rank-0`,
-    name,
-    namespace: 'default',
-    address,
-    port: 8000,
-    hostPort: `${address}:8000`,
-    labels: role === undefined ? {} : { 'llm-d.ai/role': role },
-    isReady,
-    load: { ...idle, ...load },
-  };
-}
-
-interface Ask {
-  readonly prompt?: string;
-  readonly session?: string;
-  readonly model?: string;
-  readonly headers?: Readonly<Record<string, string>>;
-}
-
-/** A scheduler of a configuration, without a network: ask it, get the decision and the headers it adds. */
-function scheduler(yaml: string, random: () => number = () => 0) {
-  const config = parsePickerConfig(yaml, 'test');
-  const { parts } = buildScheduler(config, { factories: pluginFactories, clock: systemClock, random });
-  const real = new Scheduler(parts);
-  return (endpoints: readonly Endpoint[], ask: Ask = {}, pool = endpoints) => {
-    const body = { model: ask.model ?? 'llama', prompt: ask.prompt ?? 'Hello!' };
-    const completion = parseCompletion('completions', Buffer.from(JSON.stringify(body)));
-    const headers = new Map<string, string>();
-    const cycle = new Cycle(
-      {
-        id: 'r1',
-        model: completion.model,
-        sessionId: ask.session,
-        completion,
-        header: (name) => ask.headers?.[name],
-        promptText: () => promptText(completion),
-      },
-      pool,
-    );
-    const decision: Decision = real.schedule(cycle, endpoints, headers);
-    return { decision, headers };
-  };
-}
-
-const yamlOf = (plugins: readonly string[], profile: readonly string[]): string => `
-apiVersion: llm-d.ai/v1alpha1
-kind: EndpointPickerConfig
-plugins: [${plugins.join(', ')}]
-schedulingProfiles: [{name: default, plugins: [${profile.join(', ')}]}]
-`;
 
 const weightedProfile = (role: 'prefill' | 'decode') => `
 apiVersion: inference.networking.x-k8s.io/v1alpha1

@@ -4,5 +4,5 @@ import { type Decider, type PluginFactory, parseParameters } from '../../framewo
 /** Every request with a prompt is prefilled elsewhere first; the sidecar skips it for conversations it holds. */
 export const createAlwaysDisaggPdDecider: PluginFactory = (context): Decider => {
   parseParameters(context, z.strictObject({}));
-  return { type: context.type, name: context.name, isPrefillWanted: () => true };
+  return { type: context.type, name: context.name, isStageWanted: () => true };
 };

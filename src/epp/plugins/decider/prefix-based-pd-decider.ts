@@ -15,7 +15,7 @@ export const createPrefixBasedPdDecider: PluginFactory = (context): Decider => {
   return {
     type: context.type,
     name: context.name,
-    isPrefillWanted: (cycle, decode) => {
+    isStageWanted: (cycle, decode) => {
       const match = cycle.get(prefixMatchKey);
       if (nonCachedTokens === 0 || match === undefined || match.promptTokens < promptTokens) return false;
       return match.promptTokens - match.matchedTokens(decode) >= nonCachedTokens;
