@@ -104,7 +104,8 @@ const tailBytes = 16 * 1024;
 /** The use case: a request in, an endpoint with its headers out, and the answer watched until it ends. */
 export function createDirector(deps: {
   readonly datastore: Datastore;
-  readonly scheduler: Scheduler;
+  /** The one of the configuration that counts now; a request keeps the one it began with. */
+  readonly scheduler: () => Scheduler;
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
   /** Whether the gateway is told the scores of the endpoints that were chosen among. */
@@ -118,8 +119,7 @@ export function createDirector(deps: {
   readonly clock: Clock;
   readonly log: Logger;
 }) {
-  const { datastore, scheduler, flowControl, telemetry, traces, clock, log } = deps;
-  const observers = scheduler.exchangeObservers;
+  const { datastore, flowControl, telemetry, traces, clock, log } = deps;
 
   const refuse = (thrown: unknown, flow: FlowLabels): Refusal => {
     const error = AppError.from(thrown);
@@ -188,7 +188,7 @@ export function createDirector(deps: {
     };
   };
 
-  const decide = (inbound: InboundRequest, cycle: Cycle, flow: FlowLabels): Outcome => {
+  const decide = (inbound: InboundRequest, cycle: Cycle, flow: FlowLabels, scheduler: Scheduler): Outcome => {
     const { request } = cycle;
     const { completion } = request;
     const trace = traces.take();
@@ -210,6 +210,7 @@ export function createDirector(deps: {
           ? undefined
           : replaceModelName(Buffer.concat(inbound.body, inbound.bodyBytes), flow.target);
       if (body !== undefined) added.set('content-length', String(body.reduce((sum, { length }) => sum + length, 0)));
+      const observers = scheduler.exchangeObservers;
       const route = toRoute(inbound.headers, request, decision, added, deps.areScoresTold);
       return {
         answer: body === undefined ? route : { ...route, body, names: toModelNames(flow.target, flow.model) },
@@ -238,13 +239,14 @@ export function createDirector(deps: {
   const place = (inbound: InboundRequest, request: PickRequest, flow: FlowLabels): Outcome | Promise<Outcome> => {
     try {
       const cycle = new Cycle(request, datastore.snapshot.endpoints, false, flow.priority);
+      const scheduler = deps.scheduler();
       const asking = scheduler.prepare(cycle);
-      if (asking === undefined) return decide(inbound, cycle, flow);
+      if (asking === undefined) return decide(inbound, cycle, flow, scheduler);
       const endPlacing = flowControl.beginPlacing();
       return asking.then(
         () => {
           endPlacing();
-          return decide(inbound, cycle, flow);
+          return decide(inbound, cycle, flow, scheduler);
         },
         (thrown) => {
           endPlacing();
@@ -296,6 +298,7 @@ export function createDirector(deps: {
     async explain(inbound: InboundRequest): Promise<Explanation> {
       const { request, flow } = read(inbound, true);
       const cycle = new Cycle(request, datastore.snapshot.endpoints, true, flow.priority);
+      const scheduler = deps.scheduler();
       await scheduler.prepare(cycle);
       const trace = new Trace();
       trace.begin(request, cycle.pool, clock.now(), true);

@@ -83,6 +83,7 @@ export class EppTelemetry {
   readonly #cached = this.#histogram(eppMetrics.cachedTokens);
   readonly #running = this.#gauge(eppMetrics.requestsRunning);
   readonly #attempts = this.#counter(eppMetrics.schedulerAttempts);
+  readonly #reloads = this.#counter(eppMetrics.configReloads);
   readonly #pluginFailures = this.#counter(eppMetrics.pluginFailures);
   readonly #avoidances = this.#counter(eppMetrics.avoidances);
   readonly #avoidedNames = new Set<string>();
@@ -92,7 +93,7 @@ export class EppTelemetry {
     readonly poolName: string;
     readonly datastore: Datastore;
     readonly openStreams: () => number;
-    readonly handler: { readonly name: string; readonly type: string };
+    readonly handler: () => { readonly name: string; readonly type: string };
   }) {
     this.schedulerE2e = this.#histogram(eppMetrics.schedulerE2e);
     this.scrapeErrors = this.#counter(eppMetrics.scrapeErrors).labels('metrics-data-source');
@@ -137,12 +138,17 @@ export class EppTelemetry {
     this.#avoidances.labels(isKept ? endpoint : 'other').inc();
   }
 
+  /** A changed configuration was taken over or refused. */
+  reloaded(result: 'taken' | 'refused'): void {
+    this.#reloads.labels(result).inc();
+  }
+
   /** A choice was made without that plugin's say. */
   pluginFailed(plugin: string, reason: string): void {
     this.#pluginFailures.labels(plugin, reason).inc();
   }
 
-  readonly #handler: { readonly name: string; readonly type: string };
+  readonly #handler: () => { readonly name: string; readonly type: string };
 
   /** Counts one run of a profile. */
   observeProfile(result: ProfileResult, seconds: number, cycle: Cycle): void {
@@ -215,8 +221,8 @@ export class EppTelemetry {
       requestBytes: this.#requestBytes.labels(...values),
       responseBytes: this.#responseBytes.labels(...values),
       running: this.#running.labels(...values),
-      prefillDecode: this.#disagg.labels(this.#handler.name, this.#handler.type, label, 'prefill-decode'),
-      decodeOnly: this.#disagg.labels(this.#handler.name, this.#handler.type, label, 'decode-only'),
+      prefillDecode: this.#disagg.labels(this.#handler().name, this.#handler().type, label, 'prefill-decode'),
+      decodeOnly: this.#disagg.labels(this.#handler().name, this.#handler().type, label, 'decode-only'),
       error: (code) => this.#errors.labels(...values, String(code)).inc(),
       usage: ({ promptTokens, completionTokens, cachedTokens }) => {
         input.observe(promptTokens);

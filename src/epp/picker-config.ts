@@ -165,6 +165,8 @@ export interface PickerConfig {
   readonly flow: FlowConfig;
   /** Things that are accepted and have no effect, for the log. */
   readonly warnings: readonly string[];
+  /** As it was written. */
+  readonly text: string;
 }
 
 const defaultText = `
@@ -333,6 +335,7 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
     },
     flow: { control: isFlowControlled ? flowControl : undefined, detector },
     warnings,
+    text,
   };
 }
 
@@ -405,6 +408,16 @@ export interface BuiltScheduler {
   readonly flow: ReturnType<typeof buildFlow>;
   readonly plugins: readonly Plugin[];
   readonly warnings: readonly string[];
+  /** How each plugin was made, by its name. */
+  readonly made: ReadonlyMap<string, MadePlugin>;
+}
+
+interface MadePlugin {
+  readonly plugin: Plugin;
+  /** Type and parameters. */
+  readonly recipe: string;
+  /** Names of the plugins that it refers to. */
+  readonly refs: readonly string[];
 }
 
 /**
@@ -421,6 +434,8 @@ export function buildScheduler(
     readonly random: () => number;
     /** The pool's endpoints; none when absent. */
     readonly pool?: PoolView;
+    /** What was built before: plugins that are the same in this configuration are taken over with what they know. */
+    readonly previous?: BuiltScheduler;
     /** Folder that relative paths start from; the current one when absent. */
     readonly baseDir?: string;
     /** Told of every choice in which a plugin had no say. */
@@ -440,13 +455,13 @@ export function buildScheduler(
     config.plugins.map((entry) => renamed(entry, config.plugins, warnings)),
     warnings,
   );
-  const made = new Map<string, Plugin>();
+  const made = new Map<string, MadePlugin>();
   const underWay = new Set<string>();
   const names = entries.map((entry) => entry.name);
 
   const make = (name: string, from: string): Plugin => {
     const known = made.get(name);
-    if (known !== undefined) return known;
+    if (known !== undefined) return known.plugin;
     const entry = entries.find((candidate) => candidate.name === name);
     if (entry === undefined) throw new AppError('invalid', `${from}: ${unknownName(name, names, 'plugins')}`);
     if (underWay.has(name)) throw new AppError('invalid', `${from}: plugin ${name} refers to itself`);
@@ -455,10 +470,27 @@ export function buildScheduler(
       const at = entry.path.replace(/\.parameters$/, '.type');
       throw new AppError('invalid', `${at}: ${unknownName(entry.type, Object.keys(deps.factories), 'plugin types')}`);
     }
+    const recipe = JSON.stringify([entry.type, entry.parameters]);
+    const before = deps.previous?.made.get(name);
+    if (before !== undefined && before.recipe === recipe && isKept(before)) {
+      for (const ref of before.refs) make(ref, entry.path);
+      if (before.refs.every((ref) => made.get(ref)?.plugin === deps.previous?.made.get(ref)?.plugin)) {
+        made.set(name, before);
+        return before.plugin;
+      }
+    }
     underWay.add(name);
-    const plugin = factory({ ...entry, ...given(entry.name), plugin: make });
+    const refs: string[] = [];
+    const plugin = factory({
+      ...entry,
+      ...given(entry.name),
+      plugin: (ref, at) => {
+        refs.push(ref);
+        return make(ref, at);
+      },
+    });
     underWay.delete(name);
-    made.set(name, plugin);
+    made.set(name, { plugin, recipe, refs });
     return plugin;
   };
   const plugins = entries.map((entry) => make(entry.name, entry.path));
@@ -492,7 +524,15 @@ export function buildScheduler(
     flow: buildFlow(config.flow, plugins, makeDefault),
     plugins,
     warnings,
+    made,
   };
+}
+
+/** Plugins that know or hold something; a profile handler learns the profiles of its configuration. */
+function isKept({ plugin }: MadePlugin): boolean {
+  return (
+    !isProfileHandler(plugin) && (isPreRequest(plugin) || isExchangeObserver(plugin) || plugin.ready !== undefined)
+  );
 }
 
 /** Without profiles, one that uses every filter, scorer and picker. */

@@ -21,11 +21,12 @@ import { createProcessService, processMethod } from './extproc/server.ts';
 import { createFlowControl } from './flow/flow-control.ts';
 import { FlowControlMetrics } from './flow/flow-metrics.ts';
 import type { PluginFailure } from './framework/plugin.ts';
-import { Scheduler } from './framework/scheduler.ts';
+import { startLiveScheduler } from './live-scheduler.ts';
 import { EppTelemetry } from './metrics.ts';
 import { startMetricsServer } from './metrics-server.ts';
-import { buildScheduler, type PickerConfig } from './picker-config.ts';
+import { type BuiltScheduler, buildScheduler, type PickerConfig, parsePickerConfig } from './picker-config.ts';
 import { pluginFactories } from './plugins/register.ts';
+import { startWatchedFile } from './watched-file.ts';
 
 export interface EppDeps {
   readonly log: Logger;
@@ -58,26 +59,29 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
   const datastore = new Datastore(createTurnClock(clock), config.metricsStalenessThreshold);
   let server: GrpcServer | undefined;
   let telemetry: EppTelemetry | undefined;
-  const built = buildScheduler(picker, {
-    factories: pluginFactories,
-    clock,
-    random,
-    pool: { current: () => datastore.snapshot.endpoints, subscribe: (listener) => datastore.subscribe(listener) },
-    baseDir: config.configFile === '' ? '.' : dirname(config.configFile),
-    report: createReport(log, (plugin, reason) => telemetry?.pluginFailed(plugin, reason)),
-    observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
-  });
+  const build = (of: PickerConfig, previous: BuiltScheduler | undefined): BuiltScheduler =>
+    buildScheduler(of, {
+      ...(previous === undefined ? {} : { previous }),
+      factories: pluginFactories,
+      clock,
+      random,
+      pool: { current: () => datastore.snapshot.endpoints, subscribe: (listener) => datastore.subscribe(listener) },
+      baseDir: config.configFile === '' ? '.' : dirname(config.configFile),
+      report: createReport(log, (plugin, reason) => telemetry?.pluginFailed(plugin, reason)),
+      observe: (result, seconds, cycle) => telemetry?.observeProfile(result, seconds, cycle),
+    });
+  const live = await startLiveScheduler(picker, build, log);
   const poolName = config.poolName === '' ? config.endpointSelector : config.poolName;
   telemetry = new EppTelemetry({
     poolName,
     datastore,
     openStreams: () => server?.calls ?? 0,
-    handler: built.handler,
+    handler: () => live.built.handler,
   });
   const { scrapeErrors, registry } = telemetry;
   const traces = new TraceRing(config.explainRequests);
   let policySource = noPolicySource;
-  const { settings, detector } = built.flow;
+  const { settings, detector } = live.built.flow;
   const endpoints = () => datastore.snapshot.endpoints;
   const flowMetrics = settings === undefined ? undefined : new FlowControlMetrics(registry, poolName);
   const flowControl = createFlowControl({ settings, detector, endpoints, observer: flowMetrics, clock });
@@ -96,20 +100,17 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
         log.warn({ endpoint: id }, 'the endpoint fails again and again and is avoided for a while');
       },
     }),
-    scheduler: new Scheduler(built.parts),
+    scheduler: () => live.scheduler,
     telemetry,
     areScoresTold: config.emitEndpointScores,
     isSubsetHonoured: !config.disableEndpointSubsetFilter,
     clock,
     log,
   });
-  for (const warning of [...picker.warnings, ...built.warnings]) log.warn(warning);
-
   const health = createBoard(datastore, config.leaderElection);
   const closers: (() => Promise<void> | void)[] = [];
-  for (const plugin of built.plugins) closers.push(() => plugin.close?.());
+  closers.push(() => live.close());
   try {
-    await Promise.all(built.plugins.map((plugin) => plugin.ready?.()));
     const healthServices = createHealthServices(health.board);
     const onError = (error: unknown): void => log.debug({ error: messageOf(error) }, 'a connection failed');
     const healthServer = await startGrpcServer({
@@ -134,7 +135,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
         ),
       pluginState: () =>
         Object.fromEntries(
-          built.plugins.flatMap((plugin) => (plugin.state === undefined ? [] : [[plugin.name, plugin.state()]])),
+          live.built.plugins.flatMap((plugin) => (plugin.state === undefined ? [] : [[plugin.name, plugin.state()]])),
         ),
       address,
       port: config.metricsPort,
@@ -199,6 +200,26 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       });
       closers.push(() => scraper.close());
     }
+    if (config.configFile !== '') {
+      const watched = startWatchedFile({
+        path: config.configFile,
+        text: picker.text,
+        log,
+        onText: async (text) => {
+          try {
+            const next = parsePickerConfig(text, config.configFile);
+            checkReload(picker, next);
+            await live.replace(next);
+            telemetry?.reloaded('taken');
+            log.info({ path: config.configFile }, 'configuration taken over');
+          } catch (thrown) {
+            telemetry?.reloaded('refused');
+            log.error({ error: messageOf(thrown) }, 'the changed configuration is wrong; the one before it stays');
+          }
+        },
+      });
+      closers.push(() => watched.close());
+    }
     closers.push(() => started.close(config.drainTimeout));
     if (config.leaderElection) {
       if (deps.elect === undefined) {
@@ -236,6 +257,20 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
 /** A Deployment's name by that of a pod of it: what objectives refer to where there is no pool. */
 function deploymentOf(podName: string): string {
   return podName.replace(/-[a-z0-9]+-[a-z0-9]+$/, '');
+}
+
+/** @throws AppError `unsupported` naming what only a restart can change */
+function checkReload(before: PickerConfig, next: PickerConfig): void {
+  const parts = ['fileDiscovery', 'isScraped', 'scrape', 'flow'] as const;
+  const names = {
+    fileDiscovery: 'dataLayer.discovery',
+    isScraped: 'dataLayer.injectDefaults',
+    scrape: 'metrics sources',
+    flow: 'flow control',
+  };
+  const changed = parts.filter((part) => JSON.stringify(before[part]) !== JSON.stringify(next[part]));
+  if (changed.length === 0) return;
+  throw new AppError('unsupported', `${changed.map((part) => names[part]).join(', ')} changed: restart the picker`);
 }
 
 /** Each plugin's failure is logged at most once in this time. */

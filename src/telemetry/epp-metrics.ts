@@ -193,6 +193,9 @@ export const eppMetrics = {
     'Choices made without the say of a plugin: it threw, was late, gave no number, or is down.',
     ['plugin_name', 'reason'],
   ),
+  configReloads: counter('signalbox_epp_config_reloads_total', 'Changes of the configuration, taken or refused.', [
+    'result',
+  ]),
   avoidances: counter(
     'signalbox_epp_endpoint_avoidances_total',
     'Times that an endpoint failed so often in turn that it was avoided for a while.',

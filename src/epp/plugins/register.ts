@@ -58,11 +58,11 @@ import { createPrefixCacheScorer } from './scorer/prefix-cache-scorer.ts';
 import { createQueueScorer } from './scorer/queue-scorer.ts';
 import { createRunningRequestsSizeScorer } from './scorer/running-requests-size-scorer.ts';
 import { createTokenLoadScorer } from './scorer/token-load-scorer.ts';
+import { createTopologyAffinityScorer } from './scorer/topology-affinity-scorer.ts';
+import { createSessionAffinityFilter, createSessionAffinityScorer } from './session/session-affinity.ts';
 import { createPriorityHoldbackPolicy } from './usage-limit/priority-holdback-policy.ts';
 import { createSoftReflectiveCeilingPolicy } from './usage-limit/soft-reflective-ceiling-policy.ts';
 import { createStaticUsageLimitPolicy } from './usage-limit/static-usage-limit-policy.ts';
-import { createTopologyAffinityScorer } from './scorer/topology-affinity-scorer.ts';
-import { createSessionAffinityFilter, createSessionAffinityScorer } from './session/session-affinity.ts';
 
 /** Every plugin type that a configuration may name. */
 export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
