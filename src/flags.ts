@@ -198,6 +198,10 @@ export function parseProgram<S extends Settings>(
       }
     }
     const before = given.get(key);
+    const rival = before?.source !== `--${name}` ? before?.values.at(-1) : undefined;
+    if (rival !== undefined && rival !== value && !item.isList) {
+      problems.push(`${before?.source} "${rival}" and --${name} "${value}" are one setting; give one of them`);
+    }
     if (before && item.isList) before.values.push(value);
     else given.set(key, { source: `--${name}`, values: [value] });
   }

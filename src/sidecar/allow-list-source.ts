@@ -13,6 +13,8 @@ const leftForMs = 60_000;
 export interface AllowListSource {
   /** Every `ip:port`; replaced as a whole on a change. */
   allowed(): ReadonlySet<string>;
+  /** The same for encoders. */
+  allowedEncoders(): ReadonlySet<string>;
   /** Whether this target was on the list within the last minute: a pod that has just gone, which the picker may still name. */
   hasLeft(hostPort: string): boolean;
   readonly isSynced: boolean;
@@ -47,6 +49,7 @@ export function startAllowList(
   let pods: Informer<PodObject> | undefined;
   let stopPods = () => {};
   let allowed: ReadonlySet<string> = new Set();
+  let encoders: ReadonlySet<string> = new Set();
   /** Targets that left the list, and when. */
   const left = new Map<string, number>();
   let isSynced = false;
@@ -59,7 +62,9 @@ export function startAllowList(
   const rebuild = () => {
     // While a new list of pods fills, the old set stands: a half list would refuse good targets.
     if (isClosed || (pods && !pods.isSynced)) return;
-    const next = allowedTargets(current, pods ? pods.store.list(pool.namespace).map(toPrefillPod) : []);
+    const selected = pods ? pods.store.list(pool.namespace).map(toPrefillPod) : [];
+    const next = allowedTargets(current, selected);
+    encoders = allowedTargets(current, selected, 'encode');
     if (!isSynced) {
       isSynced = true;
       setSynced();
@@ -122,6 +127,7 @@ export function startAllowList(
 
   return {
     allowed: () => allowed,
+    allowedEncoders: () => encoders,
     hasLeft: (hostPort) => clock.now() - (left.get(hostPort) ?? Number.NEGATIVE_INFINITY) <= leftForMs,
     get isSynced() {
       return isSynced;

@@ -11,6 +11,9 @@ const prefillRoles: ReadonlySet<string> = new Set([
   'encode-prefill-decode',
 ]);
 
+/** Roles whose pods encode images, audio and video. */
+const encodeRoles: ReadonlySet<string> = new Set(['encode', 'encode-prefill', 'encode-prefill-decode']);
+
 /** What of an InferencePool of either group decides who may be called. */
 export interface Pool {
   readonly selector: Readonly<Record<string, string>>;
@@ -46,18 +49,25 @@ export function poolOf(object: unknown): Pool | undefined {
   return Object.keys(selector).length === 0 || ports.length === 0 ? undefined : { selector, ports };
 }
 
-/** Whether a prefill may go to this pod: selected by the pool, ready, and of a role that prefills. */
-export function isPrefillPod(pod: PrefillPod, pool: Pool): boolean {
-  if (!pod.isReady || !prefillRoles.has(pod.labels[roleLabel] ?? '')) return false;
+export type Stage = 'prefill' | 'encode';
+
+/** Whether a stage may go to this pod: selected by the pool, ready, and of a role that does it. */
+function isPodOf(stage: Stage, pod: PrefillPod, pool: Pool): boolean {
+  const roles = stage === 'prefill' ? prefillRoles : encodeRoles;
+  if (!pod.isReady || !roles.has(pod.labels[roleLabel] ?? '')) return false;
   return Object.entries(pool.selector).every(([key, value]) => pod.labels[key] === value);
 }
 
-/** Every `ip:port` that may be called: ready prefill pods × the pool's target ports. */
-export function allowedTargets(pool: Pool | undefined, pods: readonly PrefillPod[]): ReadonlySet<string> {
+/** Every `ip:port` that may be called for a stage: its ready pods × the pool's target ports. */
+export function allowedTargets(
+  pool: Pool | undefined,
+  pods: readonly PrefillPod[],
+  stage: Stage = 'prefill',
+): ReadonlySet<string> {
   const allowed = new Set<string>();
   if (!pool) return allowed;
   for (const pod of pods) {
-    if (!isPrefillPod(pod, pool)) continue;
+    if (!isPodOf(stage, pod, pool)) continue;
     for (const address of pod.addresses) for (const port of pool.ports) allowed.add(toHostPort(address, port));
   }
   return allowed;

@@ -7,6 +7,7 @@ import type { AppError } from '../errors.ts';
 import { parseCompletion } from '../openai/request.ts';
 import { allowedTargets, judgeTargets, type PrefillPod, poolOf } from './allow-list.ts';
 import { CachedTokensRewriter } from './cached-tokens.ts';
+import { originForm } from './client-body.ts';
 import { parseSidecarConfig } from './config.ts';
 import type { Leg } from './connectors/connector.ts';
 import { nixlV2 } from './connectors/nixl-v2.ts';
@@ -15,7 +16,6 @@ import { sharedStorage } from './connectors/shared-storage.ts';
 import { ranksOf } from './data-parallel.ts';
 import { type Decision, type DecisionInput, decide, isBound } from './decide.ts';
 import { parseHostPort, parseTargets } from './host-port.ts';
-import { originForm } from './pipeline.ts';
 import { routeOf } from './routes.ts';
 import { Sessions, sessionKeyOf } from './sessions.ts';
 
@@ -546,13 +546,61 @@ describe('configuration', () => {
     expect(config([], { SESSION_CACHE_SIZE: '0' }).sessions.policy).toBe('off');
   });
 
+  it('reads a configuration file below flags and environment', () => {
+    const text = 'port: 1234\nsession-cache-size: 7\nconnector: sglang\nenable-tls: [decoder, encoder]';
+    const parsed = config([`--configuration=${text}`, '--connector=nixlv2', '--ec-connector=ec-nixl'], {
+      SESSION_CACHE_SIZE: '9',
+    });
+    expect(parsed).toMatchObject({ port: 1234, sessions: { maxEntries: 9 }, connector: { name: 'nixlv2' } });
+    expect(parsed).toMatchObject({ decoder: { isTls: true }, encode: { connector: 'ec-nixl', isTls: true } });
+  });
+
+  it.each([
+    ['debug', 'debug'],
+    ['2', 'trace'],
+    ['panic', 'fatal'],
+  ])('takes --zap-log-level=%s, and what else other versions take without effect', (given, level) => {
+    const parsed = config([
+      `--zap-log-level=${given}`,
+      '--zap-encoder=json',
+      '--zap-devel=false',
+      '--tracing=false',
+      '--decode-chunk-size=0',
+      '--mooncake-bootstrap-port=8998',
+      '--p2p-connector-port=7777',
+      '--vllm-port=8001',
+      '--decoder-port=8001',
+    ]);
+    expect(parsed.logLevel).toBe(level);
+    expect(parsed.decoder.port).toBe(8001);
+  });
+
   it.each([
     [['--connector=mooncake'], /--connector: "mooncake" is not supported yet; use nixlv2/],
     [['--connector=foo'], /--connector: "foo" is unknown/],
     [['--data-parallel-size=2'], /--port 8000 and --decoder-port 8001 overlap with --data-parallel-size=2/],
     [['--data-parallel-size=0'], /--data-parallel-size/],
     [['--data-parallel-size=4', '--decoder-port=65533'], /--decoder-port: 65533 .* beyond port 65535/],
-    [['--enable-tls=encoder'], /--enable-tls: "encoder"/],
+    [['--enable-tls=envoy'], /--enable-tls: "envoy"/],
+    [['--vllm-port=8001', '--decoder-port=8002'], /--vllm-port "8001" and --decoder-port "8002" are one setting/],
+    [['--kv-connector=sglang', '--connector=nixlv2'], /--kv-connector "sglang" and --connector "nixlv2"/],
+    [['--inference-pool=a/b', '--inference-pool-name=c'], /--inference-pool "a\/b" and --inference-pool-name .* "c"/],
+    [['--inference-pool=a/b', '--inference-pool-namespace=c'], /--inference-pool-namespace .* "c" name two namespaces/],
+    [['--enable-tls=decoder', '--decoder-use-tls=false'], /--enable-tls names decoder and --decoder-use-tls is false/],
+    [
+      ['--tls-insecure-skip-verify=encoder', '--encoder-tls-insecure-skip-verify=false'],
+      /--tls-insecure-skip-verify names encoder and --encoder-tls-insecure-skip-verify is false/,
+    ],
+    [['--configuration=port: 1', '--configuration-file=x'], /--configuration and --configuration-file are both given/],
+    [['--configuration-file=/none/such'], /--configuration-file cannot be read/],
+    [['--configuration=prot: 1'], /unknown key prot in the configuration file, did you mean port/],
+    [['--ec-connector=x'], /--ec-connector: "x" is unknown; use ec-example or ec-nixl/],
+    [['--tracing'], /--tracing is not supported/],
+    [['--enable-p2p-pull'], /--enable-p2p-pull is not supported/],
+    [['--decode-chunk-size=8'], /--decode-chunk-size is not supported/],
+    [['--moriio-write-mode'], /--moriio-write-mode is not supported/],
+    [['--zap-log-level=loud'], /--zap-log-level: "loud" is not a level/],
+    [['--zap-log-level=info', '--log-level=info'], /--log-level and --zap-log-level are both given/],
     [['--enable-ssrf-protection'], /needs to know the pool/],
     [['--prefill-url=http://x:1/path'], /--prefill-url: "http:\/\/x:1\/path" is not valid/],
     [['--inference-pool=a/b/c'], /--inference-pool: "a\/b\/c"/],

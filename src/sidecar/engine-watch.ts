@@ -1,10 +1,11 @@
 import type { Pool } from 'undici';
 import type { Clock } from '../clock.ts';
-import { failureKindOf } from './forward.ts';
+import { collect, failureKindOf } from './forward.ts';
 
 const intervalMs = 5000;
 const timeoutMs = 2000;
 const maxMetricsBytes = 4 * 1024 * 1024;
+const maxHealthBytes = 64 * 1024;
 
 /**
  * Notices that the local engine was restarted, and with it lost its cache: it refuses connections, or its process start time
@@ -36,22 +37,15 @@ export function startEngineWatch(
 }
 
 async function processStart(decoder: Pool): Promise<string | undefined> {
-  const { statusCode, body } = await decoder.request({
-    path: '/metrics',
-    method: 'GET',
-    headersTimeout: timeoutMs,
-    bodyTimeout: timeoutMs,
-    signal: AbortSignal.timeout(timeoutMs * 2),
-  });
-  let text = '';
-  for await (const chunk of body) {
-    text += String(chunk);
-    if (text.length > maxMetricsBytes) {
-      body.destroy();
-      return undefined;
-    }
-  }
-  return statusCode === 200 ? /^process_start_time_seconds(?:\{[^}]*\})? (\S+)/m.exec(text)?.[1] : undefined;
+  const { status, body } = await get(decoder, '/metrics', maxMetricsBytes);
+  return status === 200
+    ? /^process_start_time_seconds(?:\{[^}]*\})? (\S+)/m.exec(body.toString('latin1'))?.[1]
+    : undefined;
+}
+
+function get(engine: Pool, path: string, maxBytes: number) {
+  const hop = { method: 'GET', path, headers: [], body: null, headersTimeoutMs: timeoutMs };
+  return collect(engine, hop, { onGone: () => {} }, { timeoutMs, maxBytes });
 }
 
 /** Whether the local engine answers its health check with success. */
@@ -68,15 +62,7 @@ export async function isAnswering(engine: Pool): Promise<boolean> {
 
 async function healthStatus(engine: Pool): Promise<number | undefined> {
   try {
-    const { statusCode, body } = await engine.request({
-      path: '/health',
-      method: 'GET',
-      headersTimeout: timeoutMs,
-      bodyTimeout: timeoutMs,
-      signal: AbortSignal.timeout(timeoutMs),
-    });
-    await body.dump();
-    return statusCode;
+    return (await get(engine, '/health', maxHealthBytes)).status;
   } catch {
     return undefined;
   }

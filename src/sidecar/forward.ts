@@ -1,6 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { PassThrough, type Readable } from 'node:stream';
-import { type Dispatcher, Pool } from 'undici';
+import type { Dispatcher, Pool } from 'undici';
+// Of the package's many parts this one is all that is used: the index costs 5 MB of memory.
+import HttpPool from 'undici/lib/dispatcher/pool.js';
 import { AppError } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
 
@@ -117,6 +119,7 @@ const notForwarded: ReadonlySet<string> = new Set([
   'host',
   'content-length',
   'x-prefiller-host-port',
+  'x-encoder-hosts-ports',
 ]);
 
 /** The client's headers for an upstream call, as a flat list; `without` names more to leave out, in lower case. */
@@ -321,9 +324,17 @@ export interface Tap {
   readonly isLengthKept: boolean;
 }
 
+/** Holds an answer back until it is known whether it is for the client. */
+export interface Judge {
+  push(chunk: Buffer): 'send' | 'refuse' | undefined;
+  end(): 'send' | 'refuse';
+}
+
 export interface RelayHooks {
   /** Added to the answer's headers. */
   readonly extra: Readonly<Record<string, string>>;
+  /** Undefined sends the answer on as it comes. What the judge refuses ends as a failure. */
+  judge?(status: number, headers: IncomingHeaders): Judge | undefined;
   /** Sees the head before the client does. `refuse` ends the call instead, as a failure. */
   onHead?(status: number, headers: IncomingHeaders): Tap | 'refuse' | undefined;
   /** The whole answer was handed to the client's connection. */
@@ -348,6 +359,16 @@ class Relay implements Dispatcher.DispatchHandler {
   readonly #hooks: RelayHooks;
   #tap: Tap | undefined;
   #status = 0;
+  /** The answer so far, while it is not known whether the client gets it. */
+  #held:
+    | {
+        readonly judge: Judge;
+        readonly status: number;
+        readonly headers: IncomingHeaders;
+        readonly statusMessage: string;
+        readonly chunks: Buffer[];
+      }
+    | undefined;
 
   constructor(exchange: Exchange, hooks: RelayHooks) {
     this.#exchange = exchange;
@@ -362,25 +383,53 @@ class Relay implements Dispatcher.DispatchHandler {
     controller: Dispatcher.DispatchController,
     status: number,
     headers: IncomingHeaders,
-    statusMessage?: string,
+    statusMessage = '',
   ): void {
     if (status < 200) return;
+    const judge = this.#hooks.judge?.(status, headers);
+    if (judge) this.#held = { judge, status, headers, statusMessage, chunks: [] };
+    else this.#begin(controller, status, headers, statusMessage);
+  }
+
+  /** False when the answer was refused. */
+  #begin(
+    controller: Dispatcher.DispatchController,
+    status: number,
+    headers: IncomingHeaders,
+    statusMessage: string,
+  ): boolean {
     const verdict = this.#hooks.onHead?.(status, headers);
     if (verdict === 'refuse') {
       controller.abort(new Refused(status));
-      return;
+      return false;
     }
     this.#tap = verdict;
     this.#status = status;
     const { res } = this.#exchange;
     const list = returnedHeaders(headers, this.#hooks.extra, this.#tap?.isLengthKept ?? true);
     // @types/node lacks the flat list with repeated values, which node takes.
-    res.writeHead(status, statusMessage ?? '', list as string[]);
+    res.writeHead(status, statusMessage, list as string[]);
     // The head of a stream goes out before its first token.
     if (headers['content-length'] === undefined) res.flushHeaders();
+    return true;
+  }
+
+  #release(controller: Dispatcher.DispatchController): void {
+    const held = this.#held;
+    this.#held = undefined;
+    if (!held || !this.#begin(controller, held.status, held.headers, held.statusMessage)) return;
+    for (const chunk of held.chunks) this.onResponseData(controller, chunk);
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    const held = this.#held;
+    if (held) {
+      held.chunks.push(chunk);
+      const verdict = held.judge.push(chunk);
+      if (verdict === 'refuse') controller.abort(new Refused(held.status));
+      else if (verdict === 'send') this.#release(controller);
+      return;
+    }
     const bytes = this.#tap ? this.#tap.push(chunk) : chunk;
     if (bytes.length === 0) return;
     const { res } = this.#exchange;
@@ -390,11 +439,20 @@ class Relay implements Dispatcher.DispatchHandler {
     }
   }
 
-  onResponseEnd(): void {
+  onResponseEnd(controller: Dispatcher.DispatchController, trailers?: IncomingHeaders): void {
+    const held = this.#held;
+    if (held) {
+      if (held.judge.end() === 'refuse') {
+        this.onResponseError(controller, new Refused(held.status));
+        return;
+      }
+      this.#release(controller);
+    }
     this.#exchange.onGone(undefined);
     const { res } = this.#exchange;
     const rest = this.#tap?.flush();
     if (rest && rest.length > 0) res.write(rest);
+    if (trailers) addTrailers(res, trailers);
     res.end();
     this.#hooks.onDone(this.#status);
   }
@@ -403,6 +461,16 @@ class Relay implements Dispatcher.DispatchHandler {
     this.#exchange.onGone(undefined);
     this.#hooks.onFailed(error, this.#status !== 0);
   }
+}
+
+/** Hands trailers on where the client's connection can carry them: a chunked answer, or HTTP/2. */
+function addTrailers(res: ServerResponse, trailers: IncomingHeaders): void {
+  const list: Record<string, string | string[]> = {};
+  for (const name in trailers) {
+    const value = trailers[name];
+    if (value !== undefined && !hopByHop.has(name)) list[name] = value;
+  }
+  if (Object.keys(list).length > 0) res.addTrailers(list as Record<string, string>);
 }
 
 /**
@@ -422,6 +490,7 @@ export function relay(pool: Pool, hop: Hop, exchange: Exchange, hooks: RelayHook
   const first: RelayHooks = isRepeatable
     ? {
         extra: hooks.extra,
+        ...(hooks.judge ? { judge: hooks.judge } : {}),
         ...(hooks.onHead ? { onHead: hooks.onHead } : {}),
         onDone: hooks.onDone,
         onFailed: (error, isStarted) => {
@@ -464,7 +533,7 @@ const idleMs = 4000;
 
 /** Connections to one upstream. */
 export function createPool(host: string, options: PoolOptions): Pool {
-  return new Pool(`${options.isTls ? 'https' : 'http'}://${host}`, {
+  return new HttpPool(`${options.isTls ? 'https' : 'http'}://${host}`, {
     connections: options.maxConnections,
     pipelining: 1,
     allowH2: false,

@@ -10,7 +10,9 @@ import { parseCompletionText, plainPath } from '../openai/request.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { createSidecarMetrics } from '../telemetry/sidecar-metrics.ts';
 import { startAllowList } from './allow-list-source.ts';
+import { originForm, withoutPrivateFields } from './client-body.ts';
 import type { SidecarConfig } from './config.ts';
+import { decoderFailure } from './decode.ts';
 import { isEngineHealthy, startEngineWatch } from './engine-watch.ts';
 import {
   ClientGone,
@@ -24,7 +26,7 @@ import {
   sendError,
 } from './forward.ts';
 import { toHostPort } from './host-port.ts';
-import { createPipeline, decoderFailure, originForm, withoutPrivateFields } from './pipeline.ts';
+import { createPipeline } from './pipeline.ts';
 import { routeOf } from './routes.ts';
 import { Sessions } from './sessions.ts';
 import { readServingCertificate, trustedCertificates, watchServingCertificate } from './tls.ts';
@@ -77,6 +79,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   const shared = { ca, serverName: config.tlsServerName, maxConnections: config.maxConnections };
   const decoder = createPool(toHostPort(config.decoder.host, config.decoder.port), { ...shared, ...config.decoder });
   const prefillPools = new Pools({ ...shared, ...config.prefill });
+  const encodePools = new Pools({ ...shared, ...(config.encode ?? config.prefill) });
   const sessions: Sessions = new Sessions({ ...config.sessions, clock, onEvict: () => metrics.sessionEvictions.inc() });
 
   const forget = (reason: 'refused' | 'restart' | 'reset') => {
@@ -100,6 +103,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     config,
     decoder,
     prefillPools,
+    encodePools,
     sessions,
     allowList,
     metrics,
@@ -238,7 +242,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     engineWatch?.close();
     allowList?.close();
     certificateWatch?.close();
-    await Promise.all([decoder.destroy(), prefillPools.close()]);
+    await Promise.all([decoder.destroy(), prefillPools.close(), encodePools.close()]);
   };
 
   try {

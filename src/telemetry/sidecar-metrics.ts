@@ -29,7 +29,7 @@ export function createSidecarMetrics(read: { readonly inFlight: () => number; re
     }),
     decisions: new Counter({
       name: 'signalbox_sidecar_decisions_total',
-      help: 'Completions by where the prompt was to be computed: prefill_header, prefill_fallback, local_session, local_picker, local_no_prefill.',
+      help: 'Completions by where the prompt was to be computed: prefill_header, prefill_fallback, local_session, local_bound, local_picker, local_no_prefill.',
       labelNames: ['decision'],
       registers,
     }),
@@ -37,6 +37,24 @@ export function createSidecarMetrics(read: { readonly inFlight: () => number; re
       name: 'signalbox_sidecar_prefill_attempts_total',
       help: 'Calls of prefill pods by result: ok, rejected (the request is at fault), error, unreachable, timeout.',
       labelNames: ['result'],
+      registers,
+    }),
+    encodes: new Counter({
+      name: 'signalbox_sidecar_encode_attempts_total',
+      help: 'Calls of encoders, one an item, by result: ok, rejected (the request is at fault), error, unreachable, timeout.',
+      labelNames: ['result'],
+      registers,
+    }),
+    encodeSeconds: new Histogram({
+      name: 'signalbox_sidecar_encode_seconds',
+      help: 'Time until all items of a request were encoded, in seconds.',
+      buckets: secondsBuckets,
+      registers,
+    }),
+    encodeFallbacks: new Counter({
+      name: 'signalbox_sidecar_encode_fallbacks_total',
+      help: 'Requests whose items were left to the engines because no encoder could, by reason.',
+      labelNames: ['reason'],
       registers,
     }),
     prefillRetries: new Counter({
@@ -96,7 +114,7 @@ export function createSidecarMetrics(read: { readonly inFlight: () => number; re
     }),
     sessionInvalidations: new Counter({
       name: 'signalbox_sidecar_session_invalidations_total',
-      help: 'Conversations forgotten because their blocks are gone: refused, restart, cold.',
+      help: 'Conversations forgotten because their blocks are gone: refused, restart, reset (of the cache, or adapters), cold (fewer cached tokens than expected).',
       labelNames: ['reason'],
       registers,
     }),

@@ -28,6 +28,10 @@ export interface Connector {
   prefillRequest(api: Api, body: string, leg: Leg): string;
   /** Reads the prefill pod's answer, or undefined when it is no JSON object. */
   prefillAnswer(body: string): PrefillAnswer | undefined;
+  /** Whether the client wants the decoder asked first, which answers `cache_threshold` when it has too little of the prompt. */
+  isDecoderFirst?(body: Readonly<Record<string, unknown>>): boolean;
+  /** The client's body for a decoder that shall compute all of it, where it differs from the client's. */
+  fallbackRequest?(body: string): string;
   /** The body for the local decoder; `prefill` is undefined where both run at the same time. */
   decodeRequest(api: Api, body: string, prefill: PrefillAnswer | undefined, leg: Leg): string;
 }

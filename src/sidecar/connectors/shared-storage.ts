@@ -20,5 +20,7 @@ export const sharedStorage: Connector = {
     return parsed && { kvParams: undefined, cachedTokens: usageOf(parsed)?.cachedTokens ?? 0, kvHandle: undefined };
   },
 
+  isDecoderFirst: (body) => typeof body.cache_hit_threshold === 'number' && body.cache_hit_threshold > 0,
+  fallbackRequest: (body) => editMembers(body, { cache_hit_threshold: '0' }),
   decodeRequest: (_api, body) => editMembers(body, { cache_hit_threshold: '0' }),
 };
