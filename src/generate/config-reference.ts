@@ -1,7 +1,7 @@
 import { operatorProgram } from '../../controllers/config.ts';
 import { eppProgram } from '../epp/config.ts';
 import type { Program, Setting, Settings } from '../flags.ts';
-import { sidecarProgram } from '../sidecar/settings.ts';
+import { sidecarProgram } from '../sidecar/config.ts';
 import type { Generator } from './generator.ts';
 
 const programs: readonly Program<Settings>[] = [operatorProgram, eppProgram, sidecarProgram];

@@ -11,6 +11,8 @@ import { type EcConnector, ecConnectors } from './encode-request.ts';
 import { toHostPort } from './host-port.ts';
 import { sidecarProgram, type sidecarSettings } from './settings.ts';
 
+export { sidecarProgram };
+
 export interface TlsLeg {
   readonly isTls: boolean;
   readonly isInsecure: boolean;
