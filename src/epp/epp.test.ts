@@ -10,6 +10,7 @@ import grpc from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import protobuf from 'protobufjs';
 import { systemClock } from '../clock.ts';
+import { AppError } from '../errors.ts';
 import { silentLogger } from '../telemetry/log.ts';
 import { parseEppArgs } from './config.ts';
 import { parseEndpointsFile } from './datalayer/file-source.ts';
@@ -921,6 +922,55 @@ schedulingProfiles: [{name: d, plugins: [{pluginRef: prefix-cache-scorer, weight
     [': [', /f is not YAML/],
   ])('refuses %j', (text, message) => {
     expect(() => build(text)).toThrow(message);
+  });
+});
+
+describe('a configuration that was damaged', () => {
+  it('is refused with a reason, or taken; never anything else (seeded)', () => {
+    let seed = 99;
+    const random = (below: number): number => {
+      seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+      return seed % below;
+    };
+    const folder = new URL('../../config/epp/', import.meta.url);
+    const texts = readdirSync(folder)
+      .filter((name) => name.endsWith('.yaml') && name !== 'endpoints.yaml' && name !== 'gpu-memory.yaml')
+      .map((name) => readFileSync(new URL(name, folder), 'utf8'));
+    const bits = [
+      '-1',
+      '{}',
+      '[]',
+      'null',
+      '1e99',
+      '"',
+      ': ',
+      '\n',
+      '  ',
+      '&a ',
+      '*a',
+      '!!x ',
+      'true',
+      '{',
+      '0',
+      'flowControl: ',
+    ];
+    const kinds = new Set<string>();
+    for (let i = 0; i < 600; i++) {
+      let text = texts[random(texts.length)] ?? '';
+      for (let change = random(4); change >= 0; change--) {
+        const at = random(text.length + 1);
+        text = text.slice(0, at) + (bits[random(bits.length)] ?? '') + text.slice(at + random(10));
+      }
+      try {
+        parsePickerConfig(text, 'f');
+        kinds.add('taken');
+      } catch (thrown) {
+        expect(thrown).toBeInstanceOf(AppError);
+        kinds.add((thrown as AppError).code);
+      }
+    }
+    expect([...kinds].sort()).toEqual(expect.arrayContaining(['invalid', 'taken']));
+    expect(kinds.has('internal')).toBe(false);
   });
 });
 

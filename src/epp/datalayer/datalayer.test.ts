@@ -160,6 +160,10 @@ vllm:lora_requests_info{max_lora="4",running_lora_adapters="a, b",waiting_lora_a
     ['', undefined],
     ['vllm:num_requests_waiting 1\n', undefined],
     ['vllm:num_requests_waiting 1\nvllm:num_requests_running NaN\n', undefined],
+    ['vllm:num_requests_waiting -5\nvllm:num_requests_running 1\n', undefined],
+    ['vllm:num_requests_waiting Infinity\nvllm:num_requests_running 1\n', undefined],
+    ['vllm:num_requests_waiting 1e300\nvllm:num_requests_running 1\n', undefined],
+    ['vllm:num_requests_waiting{a="\nvllm:num_requests_running{} 1\n', undefined],
     ['vllm:num_requests_running 2\r\nvllm:num_requests_waiting 1', { waiting: 1, running: 2, kvUsage: 0 }],
     [
       'x_vllm:num_requests_waiting 9\nvllm:num_requests_waiting 1\nvllm:num_requests_running 1\nvllm:kv_cache_usage_perc 7\n',
@@ -168,6 +172,50 @@ vllm:lora_requests_info{max_lora="4",running_lora_adapters="a, b",waiting_lora_a
   ])('%j', (page, expected) => {
     expect(readLoad(page, engines.vllm ?? fail())).toEqual(expected);
   });
+  it('takes a page of names without ends at its length, not at its square', () => {
+    const line = 'vllm:num_requests_waiting{a="\n';
+    const page = `${line.repeat(200_000)}vllm:num_requests_waiting 1\nvllm:num_requests_running 1\n`;
+    expect(readLoad(page, engines.vllm ?? fail())).toMatchObject({ waiting: 1, running: 1 });
+  });
+
+  it('gives figures that can be, or none, whatever the page (seeded)', () => {
+    let seed = 7;
+    const random = (below: number): number => {
+      seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+      return seed % below;
+    };
+    const bits = [
+      '{',
+      '}',
+      '"',
+      '\\',
+      ',',
+      '=',
+      '\n',
+      ' ',
+      '\0',
+      '-',
+      '1e999',
+      'NaN',
+      'vllm:num_requests_waiting',
+      'max_lora="x"',
+    ];
+    for (let i = 0; i < 3000; i++) {
+      let page = vllm;
+      for (let change = random(8); change >= 0; change--) {
+        const at = random(page.length + 1);
+        page = page.slice(0, at) + (bits[random(bits.length)] ?? '') + page.slice(at + random(12));
+      }
+      const load = readLoad(page, engines.vllm ?? fail());
+      if (load === undefined) continue;
+      for (const value of [load.waiting, load.running]) {
+        expect(Number.isFinite(value) && value >= 0).toBe(true);
+      }
+      expect(load.kvUsage >= 0 && load.kvUsage <= 1).toBe(true);
+      expect(Number.isFinite(load.adapters?.max ?? 0)).toBe(true);
+    }
+  });
+
   it('reads specs', () => {
     expect(parseSeriesSpec('a:b{c=d, e="f"}')).toEqual({ name: 'a:b', labels: { c: 'd', e: 'f' } });
     expect(parseSeriesSpec('a b')).toBeUndefined();
@@ -398,6 +446,61 @@ describe('the scraper', () => {
     });
     return (server.address() as AddressInfo).port;
   };
+
+  it('gives up pages that do not end, do not come or say nothing; the other endpoints are read all the same', async () => {
+    let sent = 0;
+    const endless = createServer((_request, response) => {
+      const more = (): void => {
+        while (!response.destroyed) {
+          sent += 65_536;
+          if (!response.write('#'.repeat(65_536))) break;
+        }
+        if (!response.destroyed) response.once('drain', more);
+      };
+      more();
+    });
+    const silent = createServer(() => {});
+    const slow = createServer((_request, response) => {
+      const timer = setInterval(() => response.write('# still here\n'), 50);
+      response.on('close', () => clearInterval(timer));
+    });
+    const ports = await Promise.all(
+      [endless, silent, slow].map(async (server) => {
+        await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+        cleanUps.push(() => {
+          server.closeAllConnections();
+          return new Promise((resolve) => server.close(resolve));
+        });
+        return (server.address() as AddressInfo).port;
+      }),
+    );
+    ports.push(await serve(() => ({ status: 200, text: '' })), await serve(() => ({ status: 200, text: page(2) })));
+    const datastore = new Datastore(systemClock, 60_000);
+    datastore.replace(ports.map((port, i) => spec(`e${i}`, { address: '127.0.0.1', port })));
+    const failed = new Set<string>();
+    let errors = 0;
+    const scraper = startScraper({
+      datastore,
+      settings,
+      clock: systemClock,
+      random: () => 0.5,
+      log: {
+        ...silentLogger,
+        warn: (fields: { readonly endpoint?: string }) => {
+          failed.add(fields.endpoint ?? '');
+        },
+      } as unknown as typeof silentLogger,
+      onError: () => errors++,
+    });
+    cleanUps.push(() => scraper.close());
+    const isKnown = () => datastore.snapshot.endpoints.map(({ load }) => load.isKnown);
+    for (let i = 0; failed.size < 4 && i < 400; i++) await new Promise((resolve) => setTimeout(resolve, 25));
+    expect([...failed].sort()).toEqual(['e0', 'e1', 'e2', 'e3']);
+    expect(errors).toBeGreaterThanOrEqual(4);
+    expect(isKnown()).toEqual([false, false, false, false, true]);
+    // Each try reads at most the bound, and what was on its way.
+    expect(sent).toBeLessThan(errors * (24 << 20));
+  }, 30_000);
 
   it('reads pages until it is closed, survives failures, and lets old readings go stale', async () => {
     let answer = { status: 200, text: page(3) };

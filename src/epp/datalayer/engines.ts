@@ -40,11 +40,14 @@ export const engines: Readonly<Record<string, EngineMetrics>> = {
   triton: { waiting: spec('nv_inference_pending_request_count'), running: spec('nv_inference_exec_count') },
 };
 
-/** The load on a metrics page, or undefined when the page does not tell both queue and running requests. */
+/** Adapters of one endpoint that are kept; a page with more is not believed. */
+const maxAdapters = 1024;
+
+/** The load on a metrics page, or undefined when the page does not tell both queue and running requests, or tells what cannot be. */
 export function readLoad(page: string, metrics: EngineMetrics): Reading | undefined {
   const waiting = sumOf(page, metrics.waiting);
   const running = sumOf(page, metrics.running);
-  if (waiting === undefined || running === undefined) return undefined;
+  if (!isCount(waiting) || !isCount(running)) return undefined;
   const kvUsage = Math.min(1, Math.max(0, meanOf(page, metrics.kvUsage) ?? 0));
   const adapters = metrics.adapters && readAdapters(page, metrics.adapters);
   const custom = metrics.custom && readCustom(page, metrics.custom);
@@ -55,6 +58,10 @@ export function readLoad(page: string, metrics: EngineMetrics): Reading | undefi
     ...(adapters === undefined ? {} : { adapters }),
     ...(custom === undefined ? {} : { custom }),
   };
+}
+
+function isCount(value: number | undefined): value is number {
+  return value !== undefined && value >= 0 && value <= Number.MAX_SAFE_INTEGER;
 }
 
 /** What the page does not tell has no key. */
@@ -78,7 +85,8 @@ function readAdapters(page: string, series: SeriesSpec): Adapters | undefined {
       (labelOf(latest.labels, label) ?? '')
         .split(',')
         .map((name) => name.trim())
-        .filter((name) => name !== ''),
+        .filter((name) => name !== '')
+        .slice(0, maxAdapters),
     );
   const max = Number(labelOf(latest.labels, 'max_lora') ?? 0);
   return {

@@ -56,8 +56,6 @@ export function samplesOf(page: string, spec: SeriesSpec): readonly Sample[] {
 
 /** Where the brace closes that opened before `from`, quoted braces aside; −1 when it does not. */
 function endOfLabels(page: string, from: number): number {
-  const plain = page.indexOf('}', from);
-  // Quotes in the part before are even when the brace is not inside a value.
   let isQuoted = false;
   for (let at = from; at < page.length; at++) {
     const char = page[at];
@@ -66,7 +64,7 @@ function endOfLabels(page: string, from: number): number {
     else if (char === '\n') return -1;
     else if (char === '}' && !isQuoted) return at;
   }
-  return plain;
+  return -1;
 }
 
 /** The value of a label in a sample's labels, or undefined. */
