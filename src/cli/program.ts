@@ -10,6 +10,8 @@ import { downCommand } from './commands/down/command.ts';
 import { eppCommand } from './commands/epp/command.ts';
 import { explainCommand } from './commands/explain/command.ts';
 import { logsCommand } from './commands/logs/command.ts';
+import { planCommand } from './commands/plan/command.ts';
+import { renderCommand } from './commands/render/command.ts';
 import { statusCommand } from './commands/status/command.ts';
 import { topCommand } from './commands/top/command.ts';
 import { upCommand } from './commands/up/command.ts';
@@ -26,6 +28,8 @@ export interface CliDeps {
   readonly signal: AbortSignal;
   /** The file that runs this program, for a command that starts itself in the background. */
   readonly self: string;
+  /** For answers that are neither success nor failure. */
+  readonly setExitCode: (code: number) => void;
 }
 
 /** Every command, in the order of the help page. */
@@ -36,6 +40,8 @@ const commands: readonly ((deps: CliDeps) => Command)[] = [
   logsCommand,
   downCommand,
   validateCommand,
+  renderCommand,
+  planCommand,
   explainCommand,
   topCommand,
   chatCommand,
@@ -49,7 +55,12 @@ const commands: readonly ((deps: CliDeps) => Command)[] = [
  * @returns the exit code: 0 done, 1 it failed, 2 the command line was wrong
  * @throws what the command throws
  */
-export async function runProgram(deps: CliDeps, argv: readonly string[]): Promise<number> {
+export async function runProgram(base: Omit<CliDeps, 'setExitCode'>, argv: readonly string[]): Promise<number> {
+  let exitCode = 0;
+  const setExitCode = (code: number) => {
+    exitCode = code;
+  };
+  const deps: CliDeps = { ...base, setExitCode };
   const program = new Command('signalbox')
     .description('Serve large language models on Kubernetes; try it without a cluster')
     .version(deps.version)
@@ -63,7 +74,7 @@ export async function runProgram(deps: CliDeps, argv: readonly string[]): Promis
   }
   try {
     await program.parseAsync([...argv], { from: 'user' });
-    return 0;
+    return exitCode;
   } catch (thrown) {
     if (thrown instanceof CommanderError) {
       if (thrown.exitCode === 0) return 0;

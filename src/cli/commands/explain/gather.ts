@@ -2,9 +2,11 @@ import { partOf } from '../../../api/labels.ts';
 import type { Client } from '../../../kube/client.ts';
 import type { KubeObject, ObjectRef, Resource } from '../../../kube/object.ts';
 import { resources } from '../../../kube/resources.ts';
+import { hasCode } from '../../../kube/status-error.ts';
 import type { PodState } from '../../../plan/causes.ts';
 import { shortReason } from '../../connection.ts';
 import { getService } from '../../service.ts';
+import type { NodeRoom } from '../plan/plan.ts';
 import type { ExplainInput, Reading, WebhookObject, WorkloadObject } from './explain.ts';
 import type { EventObject, GpuCapacity } from './pod.ts';
 
@@ -60,6 +62,31 @@ export async function gatherExplanation(
         : { items: [...mutating.items, ...validating.items] };
   const gpus = 'items' in nodes && 'items' in scheduled ? capacityOf(nodes.items, scheduled.items) : [];
   return { service, pods, events, gpus, operators, webhooks, nowMs: Date.now() };
+}
+
+/** GPUs of the cluster and of each node; nothing where nodes may not be read. */
+export async function readCapacity(
+  client: Client,
+  signal: AbortSignal,
+): Promise<{ readonly capacity: readonly GpuCapacity[]; readonly nodes: readonly NodeRoom[] }> {
+  try {
+    const [nodes, pods] = await Promise.all([
+      client.list<Node>(resources.nodes, {}, signal),
+      client.list<Scheduled>(resources.pods, {}, signal),
+    ]);
+    return {
+      capacity: capacityOf(nodes.items, pods.items),
+      nodes: nodes.items.map((node) => ({
+        name: node.metadata.name,
+        free: Object.fromEntries(
+          capacityOf([node], pods.items).map(({ resource, largestFree }) => [resource, largestFree]),
+        ),
+      })),
+    };
+  } catch (thrown) {
+    if (!hasCode(thrown, 'forbidden')) throw thrown;
+    return { capacity: [], nodes: [] };
+  }
 }
 
 /** Extended resources of all nodes: what there is and what is left of it. */

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { text as readStream } from 'node:stream/consumers';
 import { Command } from 'commander';
 import { AppError, messageOf } from '../../../errors.ts';
+import type { Manifest } from '../../../kube/object.ts';
 import { resourceOf } from '../../../kube/resources.ts';
 import { addClusterOptions, type ClusterOptions, withCluster } from '../../connection.ts';
 import type { Output } from '../../output.ts';
@@ -22,10 +23,7 @@ export function validateCommand(deps: CliDeps): Command {
     .option('--server', 'ask also the API server, by a dry run: rules in CEL, other kinds, quotas')
     .action(async (files: readonly string[], options: ValidateOptions) => {
       const format = parseOutputFormat(options.output);
-      const objects = (await Promise.all(files.map(async (file) => parseObjects(await readText(file), file)))).flatMap(
-        (found, i) => found.map((object) => ({ object, source: files[i] ?? '' })),
-      );
-      if (objects.length === 0) throw new AppError('usage', `${files.join(', ')}: no object in it`);
+      const objects = await readObjects(files);
       const findings = objects.map(({ object, source }) => validateObject(object, source));
       const all = options.server
         ? await withCluster(deps, options, ({ client, namespace }) =>
@@ -57,7 +55,18 @@ export function validateCommand(deps: CliDeps): Command {
 
 const dryRun = { fieldManager: 'signalbox-cli', force: true, dryRun: true } as const;
 
-export async function readText(file: string): Promise<string> {
+/** The objects of files, at least one. */
+export async function readObjects(
+  files: readonly string[],
+): Promise<readonly { readonly object: Manifest; readonly source: string }[]> {
+  const found = await Promise.all(
+    files.map(async (source) => parseObjects(await readText(source), source).map((object) => ({ object, source }))),
+  );
+  if (found.flat().length === 0) throw new AppError('usage', `${files.join(', ')}: no object in it`);
+  return found.flat();
+}
+
+async function readText(file: string): Promise<string> {
   if (file === '-') return readStream(process.stdin);
   try {
     return await readFile(file, 'utf8');

@@ -1,7 +1,7 @@
 import { parseAllDocuments } from 'yaml';
 import type { JsonSchema } from '../../../api/crd.ts';
 import { llmInferenceServiceConfigCrd, llmInferenceServiceCrd } from '../../../api/crds.ts';
-import type { Issue } from '../../../api/issue.ts';
+import { formatIssues, type Issue } from '../../../api/issue.ts';
 import { checkSchema } from '../../../api/schema-check.ts';
 import { convertObject } from '../../../api/v1alpha1/convert.ts';
 import { defaultService } from '../../../api/v1alpha2/defaults.ts';
@@ -60,6 +60,20 @@ export function validateObject(object: Manifest, source: string): Finding {
     return { ...base, errors: validateServiceConfig(stored as unknown as LLMInferenceServiceConfig), warnings: [] };
   const complete = defaultService(stored as unknown as LLMInferenceService);
   return { ...base, errors: validateService(complete), warnings: warnService(complete) };
+}
+
+/**
+ * The object in the stored version, with its defaults: as it would be stored.
+ * @throws AppError `invalid` with every field that admission would refuse
+ */
+export function completeService(object: Manifest, source: string): Manifest {
+  const { errors, skipped } = validateObject(object, source);
+  if (errors.length > 0) throw new AppError('invalid', `${source}: ${object.metadata.name}: ${formatIssues(errors)}`);
+  if (skipped) return object;
+  const stored = convertObject(object as unknown as Readonly<Record<string, unknown>>, storedVersion) as Manifest;
+  return object.kind === 'LLMInferenceService'
+    ? (defaultService(stored as unknown as LLMInferenceService) as unknown as Manifest)
+    : stored;
 }
 
 type Versions = ReadonlyMap<string, JsonSchema>;
