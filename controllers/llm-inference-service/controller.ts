@@ -15,7 +15,7 @@ import { isStopped, refusedStatus, statusOf, statusPatch } from '../../src/plan/
 import type { PoolGroup } from '../../src/render/input.ts';
 import { childNames } from '../../src/render/names.ts';
 import { render } from '../../src/render/render.ts';
-import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
+import { modelRoutingHeader } from '../../src/render/routing/rules.ts';
 import { hasTls } from '../../src/render/tls.ts';
 import { ServiceAuthority } from '../../src/runtime/authority.ts';
 import type { ControllerDefinition } from '../../src/runtime/controller.ts';
@@ -23,6 +23,7 @@ import { awaitChange, type Outcome, requeueAfter } from '../../src/runtime/recon
 import { BaseConfigs } from './base-configs.ts';
 import type { Caches, ConfigMap } from './caches.ts';
 import { Certificates, type ServiceCertificate } from './certificates.ts';
+import { Departures, isHeld, setHeld } from './departures.ts';
 import {
   type Gathered,
   gather,
@@ -34,11 +35,15 @@ import {
   watchReferences,
 } from './gather.ts';
 import { GlobalConfig } from './global-config.ts';
+import { gatherHolders } from './group.ts';
 import { authoritySecret } from './permissions.ts';
 import { holdReleases } from './releases.ts';
 import { dropFinalizer, findRival, type Rival } from './take-over.ts';
 import { createTriggers } from './triggers.ts';
 import { createOwnedClient, type Failure, Strangers, Writes } from './writes.ts';
+
+/** How often a service that leaves its group looks whether it may go. */
+const leavingMs = 1_000;
 
 export interface ServiceControllerDeps {
   readonly client: Client;
@@ -71,6 +76,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     };
   });
   const sources: Sources = { caches: deps.caches, writes, globals, bases };
+  const departures = new Departures(clock);
   const certificates = new Certificates(
     client,
     new ServiceAuthority(client, { namespace: deps.settings.systemNamespace, name: authoritySecret }, clock),
@@ -97,8 +103,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     told.clear();
     // Left by KServe's controller, which took it off itself.
     if (service.metadata.finalizers?.includes(finalizer)) await dropFinalizer(client, service, signal);
-    // Children go with their owner; nothing else needs cleaning up.
-    if (service.metadata.deletionTimestamp) return awaitChange();
+    if (service.metadata.deletionTimestamp) return finalize(service, signal);
     const gathered = gather(sources, service);
 
     // What is stopped needs no spec that can be rendered.
@@ -112,6 +117,16 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     }
     const held = hold(gathered, rendered);
     const { desired } = held;
+
+    // Others' routes lead to a member of a group: it may not go before they have let go of it.
+    const isInGroup = (gathered.group?.length ?? 0) > 1;
+    if (isInGroup !== isHeld(service)) await setHeld({ client, writes, fieldManager }, service, isInGroup, signal);
+    if (isStopped(service) && !(await leaveGroup(gathered, signal))) {
+      const observed = gatherObserved(sources, gathered, [], []);
+      await writeStatus(service, statusOf(observed, now()), signal);
+      return requeueAfter(leavingMs);
+    }
+    if (!isStopped(service)) departures.forget(service);
 
     const problems: Verdict[] = [];
     let failure: unknown;
@@ -171,11 +186,49 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     };
   }
 
+  /** Children go with their owner; only the other members of a group have to be waited for. */
+  async function finalize(service: LLMInferenceService, signal: AbortSignal): Promise<Outcome> {
+    if (!isHeld(service)) return awaitChange();
+    const gathered = gather(sources, service);
+    if (!(await leaveGroup(gathered, signal))) {
+      const message = `waits for routes of group ${gathered.effective.router?.route?.group} to let go of it: ${gatherHolders(sources, service).join(', ')}`;
+      const verdict = { condition: conditionTypes.groupReady, reason: reasons.finalizationPending, message };
+      await writeStatus(service, refusedStatus(service, verdict, now()), signal);
+      return requeueAfter(leavingMs);
+    }
+    await setHeld({ client, writes, fieldManager }, service, false, signal);
+    departures.forget(service);
+    return awaitChange();
+  }
+
+  /** Hands the service's part of the traffic to the other members; whether its backends may go now. */
+  async function leaveGroup(gathered: Gathered, signal: AbortSignal): Promise<boolean> {
+    const { service } = gathered;
+    if ((gathered.group?.length ?? 0) < 2) return true;
+    const live = (resource: Parameters<typeof gatherLive>[1], at: ObjectRef) => gatherLive(sources, resource, at);
+    const rendered = renderOrRefuse({ ...gathered, service: withoutStop(service) });
+    const routes = Array.isArray(rendered)
+      ? (rendered as readonly Manifest[]).filter(
+          ({ kind, metadata }) => kind === 'HTTPRoute' && live(resources.httpRoutes, metadata),
+        )
+      : [];
+    const owned = createOwnedClient({ client, writes, strangers, owner: service, live, onFailure: () => {} });
+    // What cannot be written is waited for like what is not seen: a service must be able to go.
+    await applySet(owned, { owner: service, fieldManager, desired: routes, live, memory, signal }).catch(() => {});
+    return departures.mayLeave(service, gatherHolders(sources, service));
+  }
+
   /** The manifests, or why there can be none. */
-  function renderOrRefuse({ service, effective, platform, referenced }: Gathered): readonly Manifest[] | Verdict {
+  function renderOrRefuse({
+    service,
+    effective,
+    platform,
+    referenced,
+    group,
+  }: Gathered): readonly Manifest[] | Verdict {
     if (isStopped(service)) return [];
     try {
-      return render({ service, effective, platform, ownPoolGroup: poolGroupOf(referenced) });
+      return render({ service, effective, platform, ownPoolGroup: poolGroupOf(referenced), group });
     } catch (thrown) {
       if (!(thrown instanceof AppError)) throw thrown;
       return { condition: conditionTypes.presetsCombined, reason: reasons.invalidSpec, message: thrown.message };
@@ -322,6 +375,12 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     triggers: createTriggers(sources),
     ...(deps.workers === undefined ? {} : { workers: deps.workers }),
   };
+}
+
+/** The service as it would be if it went on. */
+function withoutStop(service: LLMInferenceService): LLMInferenceService {
+  const { [annotations.stop]: _, ...others } = service.metadata.annotations ?? {};
+  return { ...service, metadata: { ...service.metadata, annotations: others } };
 }
 
 /** The newer of the APIs in which the pool was found. */

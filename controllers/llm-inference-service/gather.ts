@@ -6,10 +6,11 @@ import type { Combined, Observed, Surroundings } from '../../src/plan/observed.t
 import type { Platform } from '../../src/render/input.ts';
 import { childNames } from '../../src/render/names.ts';
 import { accountOf } from '../../src/render/pod/credentials.ts';
-import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
+import { modelRoutingAnnotation, modelRoutingHeader } from '../../src/render/routing/rules.ts';
 import type { BaseConfigs } from './base-configs.ts';
 import { byComponent, byOwner, type Caches } from './caches.ts';
 import type { GlobalConfig } from './global-config.ts';
+import { gatherGroup, observeGroup } from './group.ts';
 import { namedBy, type Resolved, resolveReferences } from './references.ts';
 import type { Writes } from './writes.ts';
 
@@ -44,6 +45,7 @@ export interface Gathered {
   readonly platform: Platform;
   readonly surroundings: Surroundings;
   readonly referenced: Resolved['referenced'];
+  readonly group: ReturnType<typeof gatherGroup>;
   /** Live objects that the service controls. */
   readonly children: readonly KubeObject[];
 }
@@ -101,6 +103,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
     combined: { ...(refusal ? { refusal } : {}), ...combined, notes },
     surroundings,
     referenced,
+    group: gatherGroup(sources, service),
     platform: {
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
@@ -114,6 +117,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
         ...(live ? { live } : {}),
       },
       storage: { ...settings.storage, accounts: gatherAccounts(sources, { ...service, spec: effective }) },
+      routing: gatherRouting(sources, service, effective),
       imagePullSecrets: (account?.imagePullSecrets ?? []).flatMap(({ name }) => (name ? [name] : [])),
     },
     children: gatherChildren(sources, service),
@@ -160,8 +164,37 @@ function gatherSurroundings({ caches, writes, globals: { settings } }: Sources):
     acceptedClasses: accepted,
     configuredClass: configured,
     urlScheme: settings.urlScheme,
-    modelHeader: modelRoutingHeader,
+    modelHeader: settings.globals.ingress.modelBasedRoutingHeaderName ?? modelRoutingHeader,
     hasPrometheus: settings.prometheus !== undefined,
+  };
+}
+
+/** Controllers whose gateways refuse a route that speaks of time-outs. */
+const withoutTimeouts = /^networking\.gke\.io\//;
+/** Controllers that keep one picker for each name of a rule. */
+const withRuleNames = /^istio\.io\//;
+
+function gatherRouting(
+  { caches, globals: { settings } }: Sources,
+  { metadata }: LLMInferenceService,
+  effective: LLMInferenceServiceSpec,
+): Platform['routing'] {
+  const named = effective.router?.gateway?.refs ?? [];
+  const parents = named.length > 0 ? named : (effective.router?.route?.http?.spec?.parentRefs ?? [settings.gateway]);
+  const gateways = parents.flatMap(({ name, namespace }) => {
+    const gateway = caches.gateways.store.get({ namespace: namespace ?? metadata.namespace ?? 'default', name });
+    return gateway ? [gateway] : [];
+  });
+  const controllers = gateways.map(
+    ({ spec }) => caches.gatewayClasses.store.get({ name: spec.gatewayClassName })?.spec.controllerName ?? '',
+  );
+  const { ingress } = settings.globals;
+  return {
+    modelHeader: ingress.modelBasedRoutingHeaderName ?? modelRoutingHeader,
+    modelMode: ingress.modelBasedRoutingMode ?? 'enabled',
+    isModelRefused: gateways.some((gateway) => gateway.metadata.annotations?.[modelRoutingAnnotation] === 'false'),
+    omitsTimeouts: ingress.disableHTTPRouteTimeout === true || controllers.some((one) => withoutTimeouts.test(one)),
+    needsUniqueNames: controllers.some((one) => withRuleNames.test(one)),
   };
 }
 
@@ -230,6 +263,7 @@ export function gatherObserved(
     route: live(resources.httpRoutes, names.route),
     routeOf: (name) => live(resources.httpRoutes, name),
     referenced,
+    ...(gathered.group ? { group: observeGroup(gathered, gathered.group) } : {}),
     pool: ownPool ? referenced.pool : live(resources.inferencePools, names.pool),
     xPool: ownPool ? referenced.xPool : live(resources.xInferencePools, names.pool),
   };

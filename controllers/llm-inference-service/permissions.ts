@@ -23,7 +23,8 @@ const own = ['get', 'list', 'watch', 'create', 'patch', 'delete'] as const;
 export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices', 'llminferenceserviceconfigs'], verbs: read },
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices/status'], verbs: ['patch'] },
-  // KServe's finalizer and the binding that it is for are taken away from services that it leaves.
+  // KServe's finalizer and the binding that it is for are taken away from services that it leaves; a member of a routing
+  // group has one of ours until the routes of the others have let go of it.
   { apiGroups: ['serving.kserve.io'], resources: ['llminferenceservices'], verbs: ['patch'] },
   { apiGroups: ['rbac.authorization.k8s.io'], resources: ['clusterrolebindings'], verbs: ['get', 'delete'] },
   // ownerReferences with blockOwnerDeletion are refused without it where that admission plugin is on.

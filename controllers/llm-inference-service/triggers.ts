@@ -9,6 +9,7 @@ import { causeOf } from '../../src/plan/causes.ts';
 import { keysOfChange, ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
 import type { ServiceAccount } from './caches.ts';
 import { accountsOf, type Sources } from './gather.ts';
+import { createGroupTriggers } from './group.ts';
 import { digestOfLease } from './take-over.ts';
 
 const owner = { group: resources.llmInferenceServices.group, kind: resources.llmInferenceServices.kind };
@@ -37,12 +38,13 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
     ),
     triggerMapped(
       caches.gatewayClasses,
-      () => usersOf((service) => hasDefaultGateway(sources.bases.of(service).effective)),
+      () => usersOf((service) => sources.bases.of(service).effective.router !== undefined),
       {
         when: (before, after) => JSON.stringify(before.status?.conditions) !== JSON.stringify(after.status?.conditions),
       },
     ),
     caches.named.trigger,
+    ...createGroupTriggers(sources),
     triggerMapped(
       caches.accounts,
       ({ metadata: { name, namespace } }) =>

@@ -15,6 +15,10 @@ export const conditionTypes = {
   httpRoutesReady: 'HTTPRoutesReady',
   inferencePoolReady: 'InferencePoolReady',
   schedulerWorkloadReady: 'SchedulerWorkloadReady',
+  /** For information: the service shares the traffic of its group. */
+  groupReady: 'GroupReady',
+  /** For information: not every member of the group shares its traffic. */
+  groupDegraded: 'GroupDegraded',
 } as const;
 
 export type ConditionType = (typeof conditionTypes)[keyof typeof conditionTypes];
@@ -54,5 +58,7 @@ export const reasons = {
   httpRoutesNotReady: 'HTTPRoutesNotReady',
   waitingForGateway: 'WaitingForGateway',
   inferencePoolNotReady: 'InferencePoolNotReady',
+  finalizationPending: 'FinalizationPending',
+  memberDivergence: 'MemberDivergence',
   inferencePoolNotServed: 'InferencePoolNotServed',
 } as const;

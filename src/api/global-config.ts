@@ -19,6 +19,7 @@ const keys = {
       }),
     urlScheme: z.enum(['http', 'https'], 'write http or https'),
     enableLLMInferenceServiceTLS: z.boolean('write true or false'),
+    disableHTTPRouteTimeout: z.boolean('write true or false'),
     modelBasedRoutingHeaderName: z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}$/, 'write the name of a header'),
     modelBasedRoutingMode: z.enum(['enabled', 'forced', 'disabled'], 'write enabled, forced or disabled'),
   },
@@ -91,15 +92,6 @@ export const noGlobalValues: GlobalValues = {
   localModel: {},
 };
 
-/** What can be read and is not acted on yet: told as a problem. */
-const unsupported: Readonly<Record<string, (value: unknown) => string | undefined>> = {
-  'ingress.modelBasedRoutingHeaderName': (value) =>
-    String(value).toLowerCase() === 'x-gateway-model-name'
-      ? undefined
-      : 'another header is not supported yet; write X-Gateway-Model-Name',
-  'ingress.modelBasedRoutingMode': (value) => (value === 'enabled' ? undefined : 'not supported yet; write enabled'),
-};
-
 type Json = Readonly<Record<string, unknown>>;
 
 export interface ParsedGlobalConfig {
@@ -159,11 +151,11 @@ function readFields(
     const value = given[field];
     if (value === undefined || value === null) continue;
     const parsed = schema.safeParse(value);
-    const remedy = parsed.success
-      ? unsupported[`${key}.${field}`]?.(value)
-      : parsed.error.issues.map(({ path, message }) => [...path.map(String), message].join(': ')).join(', ');
-    if (parsed.success && remedy === undefined) values[field] = parsed.data;
+    if (parsed.success) values[field] = parsed.data;
     else {
+      const remedy = parsed.error.issues
+        .map(({ path, message }) => [...path.map(String), message].join(': '))
+        .join(', ');
       problems.push(`${key}.${field}: ${JSON.stringify(value)}: ${remedy}`);
       if (before[field] !== undefined) values[field] = before[field];
     }

@@ -48,6 +48,8 @@ export const annotations = {
   inputs: 'signalbox.io/inputs',
   /** On a Gateway that the operator made: `namespace/name` of the service it was first made for. */
   gatewayOwner: 'signalbox.io/created-for',
+  /** `replace` on a service: its own `router.route.http.spec.rules` are all, none is added. */
+  routeRules: 'signalbox.io/route-rules',
   /** On a service: the Secret with credentials for its downloads. Both names are in use with KServe. */
   storageSecret: ['serving.kserve.io/storageSecretName', 'serving.kserve.io/secretName'],
 
@@ -67,6 +69,9 @@ export const annotations = {
 export const sidecarInjectionLabel = 'signalbox.io/inject-sidecar';
 
 export const finalizer = 'serving.kserve.io/llmisvc-finalizer';
+
+/** On members of a routing group: their backends stay until no route of another member leads to them. */
+export const groupFinalizer = 'signalbox.io/routing-group';
 
 /** Name of the init container (`restartPolicy: Always`) that routes on decode pods. */
 export const sidecarContainer = 'llm-d-routing-sidecar';

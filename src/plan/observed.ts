@@ -1,6 +1,10 @@
 import type { Gateway, HTTPRoute } from '../api/foreign/gateway-api.ts';
 import type { InferencePool, XInferencePool } from '../api/foreign/inference-pool.ts';
-import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
+import type {
+  LLMInferenceService,
+  LLMInferenceServiceSpec,
+  LLMInferenceServiceStatus,
+} from '../api/v1alpha2/llm-inference-service.ts';
 import type { KubeObject, Manifest } from '../kube/object.ts';
 import type { PodState } from './causes.ts';
 import type { Verdict } from './check.ts';
@@ -70,6 +74,14 @@ export interface Referenced {
   readonly xPool?: XInferencePool;
 }
 
+/** The group whose traffic the service shares. */
+export interface ObservedGroup {
+  readonly name: string;
+  readonly members: NonNullable<NonNullable<NonNullable<LLMInferenceServiceStatus['router']>['group']>['members']>;
+  /** Members that get none of this service's traffic, and why. */
+  readonly apart: readonly { readonly name: string; readonly why: string }[];
+}
+
 /** How the effective spec came about: which base configurations the service is laid over. */
 export interface Combined {
   /** Why there is no effective spec; what is there of children stays. */
@@ -112,6 +124,7 @@ export interface Observed extends CheckInput {
   /** Further HTTPRoutes, which a service with many adapters has. */
   readonly routeOf?: (name: string) => HTTPRoute | undefined;
   readonly referenced?: Referenced;
+  readonly group?: ObservedGroup;
   /** The pool of the service, its own or the one that it names. */
   readonly pool: InferencePool | undefined;
   readonly xPool: XInferencePool | undefined;

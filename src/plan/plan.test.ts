@@ -39,6 +39,7 @@ describe('statusOf', () => {
       observedGeneration: 1,
       url: 'http://203.0.113.7/default/chat',
       addresses: [
+        { name: 'gateway-external-model-routing', url: 'http://203.0.113.7' },
         { name: 'gateway-external', url: 'http://203.0.113.7/default/chat', models: [{ name: 'chat' }] },
         { name: 'gateway-external', url: 'http://203.0.113.7/publishers/default/models/chat' },
       ],
@@ -270,12 +271,12 @@ describe('checks', () => {
   });
 
   it('say which base configuration a violation comes from, and why there is no spec', () => {
-    const service = llmService({ spec: { router: { ingress: {} }, replicas: 1 } });
+    const service = llmService({ spec: { router: { scheduler: { tokenizer: {} } }, replicas: 1 } });
     const input = { service, effective: service.spec, surroundings: surroundings() };
-    const sourceOf = (path: string) => (path === 'spec.router.ingress' ? 'team/base' : undefined);
+    const sourceOf = (path: string) => (path === 'spec.router.scheduler.tokenizer' ? 'team/base' : undefined);
     const combined = { applied: [], sourceOf, notes: [] };
     expect(firstViolation(beforeRendering, { ...input, combined })?.message).toMatch(
-      /^spec\.router\.ingress: .*not supported yet.*\(from LLMInferenceServiceConfig team\/base\)$/,
+      /^spec\.router\.scheduler\.tokenizer: .*not supported yet.*\(from LLMInferenceServiceConfig team\/base\)$/,
     );
     const refusal = { reason: 'ConfigNotFound', message: 'no base' };
     expect(firstViolation(beforeRendering, { ...input, combined: { ...combined, refusal } })).toEqual({

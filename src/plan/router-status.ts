@@ -1,5 +1,11 @@
 import { conditionTypes, reasons } from '../api/conditions.ts';
-import type { Gateway, HTTPRoute, HTTPRouteSpec, ParentReference } from '../api/foreign/gateway-api.ts';
+import type {
+  Gateway,
+  HTTPRoute,
+  HTTPRouteSpec,
+  ParentReference,
+  RouteParentStatus,
+} from '../api/foreign/gateway-api.ts';
 import { components } from '../api/labels.ts';
 import { modelNameOf } from '../api/v1alpha2/defaults.ts';
 import type { LLMInferenceServiceStatus } from '../api/v1alpha2/llm-inference-service.ts';
@@ -124,6 +130,22 @@ function gatewayProblem(gateway: Gateway): string | undefined {
   return undefined;
 }
 
+/** For information only: what of the group does not take part, and whether this service's part in it works. */
+export function groupFindings(observed: Observed): readonly Finding[] {
+  const { group } = observed;
+  if (!group) return [];
+  const route = routeFinding(observed);
+  const ready: Finding = route && !route.isTrue ? route : success(conditionTypes.groupReady);
+  const { apart } = group;
+  const message = apart.map(({ name, why }) => `${name} ${why}`).join('; ');
+  return [
+    { ...ready, type: conditionTypes.groupReady },
+    apart.length > 0
+      ? { ...success(conditionTypes.groupDegraded), reason: reasons.memberDivergence, message }
+      : { type: conditionTypes.groupDegraded, isTrue: false },
+  ];
+}
+
 function routeFinding(observed: Observed): Finding | undefined {
   const type = conditionTypes.httpRoutesReady;
   const routes = routesOf(observed);
@@ -147,6 +169,12 @@ function routeProblem(route: HTTPRoute | undefined): string | undefined {
     if (problem) return problem;
   }
   return undefined;
+}
+
+/** Whether a gateway has looked at the generation of a route. */
+export function isParentCurrent({ conditions }: RouteParentStatus, generation: number): boolean {
+  const accepted = conditions?.find(({ type }) => type === 'Accepted');
+  return (accepted?.observedGeneration ?? 0) >= generation;
 }
 
 function parentProblem(route: HTTPRoute, parent: ParentReference): string | undefined {
@@ -270,7 +298,7 @@ export function routerStatus(observed: Observed): Pick<LLMInferenceServiceStatus
   const routes = routesOf(observed);
   const pool = poolOf(observed);
   const picker = pickerOf(observed);
-  if (keys.length === 0 && !pool) return {};
+  if (keys.length === 0 && !pool && !observed.group) return {};
   const gatewayGroup = 'gateway.networking.k8s.io';
   const namespace = namespaceOf(observed.service);
   const routesAt = (key: GatewayKey) => {
@@ -282,6 +310,7 @@ export function routerStatus(observed: Observed): Pick<LLMInferenceServiceStatus
   };
   return {
     router: {
+      ...(observed.group ? { group: { name: observed.group.name, members: observed.group.members } } : {}),
       ...(keys.length > 0
         ? {
             gateways: keys.map((key) => ({

@@ -8,7 +8,7 @@ import type { Verdict } from './check.ts';
 import { type Finding, overlay, success, summary } from './finding.ts';
 import type { Observed } from './observed.ts';
 import { conditionOf, failureOf, findDeployment, findService, namespaceOf } from './rendered.ts';
-import { addressesFor, hasRoute, routerFindings, routerStatus } from './router-status.ts';
+import { addressesFor, groupFindings, hasRoute, routerFindings, routerStatus } from './router-status.ts';
 import { scalingOf } from './scaling.ts';
 
 /**
@@ -57,7 +57,7 @@ export function statusOf(observed: Observed, now: string): LLMInferenceServiceSt
   return {
     observedGeneration: service.metadata.generation ?? 0,
     conditions: toConditions(
-      [summary(conditionTypes.ready, parents), ...parents, ...workloads, ...router],
+      [summary(conditionTypes.ready, parents), ...parents, ...workloads, ...router, ...groupFindings(observed)],
       service,
       now,
     ),

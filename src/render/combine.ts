@@ -10,6 +10,7 @@ import { AppError } from '../errors.ts';
 import { completeSpec } from './complete-spec.ts';
 import { mergeKeys, mergeSpec } from './merge.ts';
 import { presetNames } from './preset-names.ts';
+import { replacesRules } from './routing/own-rules.ts';
 import type { Value } from './template/value.ts';
 import { checkTemplate, renderTemplate } from './template.ts';
 import { type TemplateSettings, templateData, templateFunctions } from './template-data.ts';
@@ -70,7 +71,11 @@ export function combine(input: CombineInput): Combination {
     ...[...presets, ...bases].map((config) => ({ spec: specOf(config), source: nameOf(config) })),
     { spec: own as unknown as Json, source: undefined },
   ];
-  const merged = layers.map(({ spec }) => spec).reduce(mergeSpec, {});
+  const lower = layers
+    .slice(0, -1)
+    .map(({ spec }) => spec)
+    .reduce(mergeSpec, {});
+  const merged = withLowerRules(service, mergeSpec(lower, own), lower);
   const sourceOf = (path: string) => findSource(layers, merged, path);
   const applied = [
     ...presets.map((config) => appliedOf(config, 'Preset')),
@@ -94,6 +99,17 @@ export function combine(input: CombineInput): Combination {
     if (!(thrown instanceof AppError)) throw thrown;
     return { kind: 'invalid', message: thrown.message, applied, sourceOf };
   }
+}
+
+/** Rules of the service's own route come before those of its bases, unless it wants no others. */
+function withLowerRules(service: LLMInferenceService, merged: Json, lower: Json): Json {
+  const at = ['router', 'route', 'http', 'spec', 'rules'];
+  const rulesIn = (spec: unknown) => at.reduce<unknown>((value, field) => fieldOf(value, field), spec);
+  const [own, base] = [rulesIn(service.spec), rulesIn(lower)];
+  if (!Array.isArray(own) || own.length === 0 || !Array.isArray(base)) return merged;
+  if (replacesRules(service.metadata.annotations)) return merged;
+  const patch = at.reduceRight<unknown>((value, field) => ({ [field]: value }), [...own, ...base]);
+  return mergeSpec(merged, patch as object);
 }
 
 function specOf(config: LLMInferenceServiceConfig): Json {

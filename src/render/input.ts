@@ -2,6 +2,7 @@ import type { Gateway, HTTPRouteSpec } from '../api/foreign/gateway-api.ts';
 import { modelNameOf } from '../api/v1alpha2/defaults.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
 import { type ChildNames, childNames } from './names.ts';
+import type { GroupMember } from './routing/group.ts';
 
 /** Facts about the cluster and the operator's settings: everything that a manifest depends on beside the service. */
 export interface Platform {
@@ -11,6 +12,7 @@ export interface Platform {
   /** Which of the kinds that come from CRDs of others the API server serves. */
   readonly served: ServedKinds;
   readonly gateway: GatewayFacts;
+  readonly routing: RoutingFacts;
   /** Names of the pull secrets of the namespace's default service account: our service accounts replace it. */
   readonly imagePullSecrets: readonly string[];
   /** Where the variant autoscaler's metric is read by KEDA. */
@@ -57,6 +59,20 @@ export interface PrometheusFacts {
   readonly triggerAuthentication?: { readonly name: string; readonly kind: string };
 }
 
+/** What routes of a service depend on: settings, and the Gateways that it hangs on. */
+export interface RoutingFacts {
+  /** Header that names the model. */
+  readonly modelHeader: string;
+  /** `forced`: whatever Gateways say. */
+  readonly modelMode: 'enabled' | 'forced' | 'disabled';
+  /** A Gateway of the service wants no routes by that header. */
+  readonly isModelRefused: boolean;
+  /** A Gateway refuses routes with time-outs, or the operator is told to leave them out. */
+  readonly omitsTimeouts: boolean;
+  /** A Gateway mixes up rules of the same name in different routes. */
+  readonly needsUniqueNames: boolean;
+}
+
 export interface ServedKinds {
   readonly gatewayApi: boolean;
   /** inference.networking.k8s.io/v1 */
@@ -91,6 +107,8 @@ export interface RenderInput {
   readonly platform: Platform;
   /** Group in which the pool of `router.scheduler.pool.ref` was found. */
   readonly ownPoolGroup?: PoolGroup | undefined;
+  /** Every member of the service's group, itself among them. */
+  readonly group?: readonly GroupMember[] | undefined;
 }
 
 /** What the parts of the renderer ask again and again, worked out once. */

@@ -57,6 +57,13 @@ export function platform(parts: Partial<Platform> = {}): Platform {
       backendTlsPolicy: true,
     },
     gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', port: 80, className: 'envoy' },
+    routing: {
+      modelHeader: 'X-Gateway-Model-Name',
+      modelMode: 'enabled',
+      isModelRefused: false,
+      omitsTimeouts: false,
+      needsUniqueNames: false,
+    },
     imagePullSecrets: [],
     storage: {
       initializerImage: 'kserve/storage-initializer:v0.17.0',

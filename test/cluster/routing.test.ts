@@ -190,3 +190,137 @@ describe("objects of the user's own", () => {
     expect(operator.failures()).toBe(0);
   });
 });
+
+describe('a group', () => {
+  const member = (name: string, weight: number, more: object = {}): Manifest =>
+    service(name, { route: { group: 'g', weight } }, { model: { uri: 'hf://a/b', name: 'shared' }, ...more });
+  const publisherRule = 'v1-publisher-path-catch-all';
+  const sharesOf = async (name: string) => {
+    const route = await find<HTTPRoute & KubeObject>(resources.httpRoutes, `${name}-kserve-route`);
+    const rule = route?.spec.rules?.find((one) => one.name === publisherRule);
+    return rule?.backendRefs?.map((ref) => `${ref.name.replace('-kserve-workload-svc', '')} ${ref.weight}`).join(', ');
+  };
+  const shares = async (...names: readonly string[]) => Promise.all(names.map(sharesOf));
+  const servingPods = (name: string, readyReplicas: number) =>
+    operator.admin.mergePatch(
+      resources.deployments,
+      { namespace, name: `${name}-kserve` },
+      { status: { replicas: 1, readyReplicas, updatedReplicas: 1, availableReplicas: readyReplicas } },
+      { subresource: 'status', fieldManager: 'test' },
+    );
+  const finalizersOf = async (name: string) =>
+    (await find<KubeObject & { metadata: { finalizers?: readonly string[] } }>(resources.llmInferenceServices, name))
+      ?.metadata.finalizers;
+
+  it('shares traffic by weight in the routes of all, and follows each change', async () => {
+    await operator.apply(member('blue', 90), member('green', 10));
+    await eventually(async () => expect(await shares('blue', 'green')).toEqual(Array(2).fill('blue 90, green 10')));
+    await eventually(async () =>
+      expect((await statusOf('green'))?.router?.group).toMatchObject({
+        name: 'g',
+        members: [
+          {
+            name: 'blue',
+            weight: 90,
+            stopped: false,
+            backendRef: { kind: 'Service', name: 'blue-kserve-workload-svc' },
+          },
+          { name: 'green', weight: 10 },
+        ],
+      }),
+    );
+    await operator.apply(member('green', 50));
+    await eventually(async () => expect(await shares('blue', 'green')).toEqual(Array(2).fill('blue 90, green 50')));
+    await eventually(async () => expect(await conditionOf('blue', 'GroupDegraded')).toBe('False'));
+  }, 60_000);
+
+  it('sends nothing to a member without a pod while another has one', async () => {
+    await servingPods('blue', 1);
+    await eventually(async () => expect(await shares('blue', 'green')).toEqual(Array(2).fill('blue 90')));
+    await eventually(async () => expect(await conditionOf('blue', 'GroupDegraded')).toBe('True MemberDivergence'));
+    await servingPods('green', 1);
+    await eventually(async () => expect(await shares('blue', 'green')).toEqual(Array(2).fill('blue 90, green 50')));
+  }, 60_000);
+
+  it('keeps the backends of a member that goes until no gateway leads to them', async () => {
+    const observe = async (generation?: number) => {
+      const { metadata, spec } = await get<HTTPRoute & KubeObject>(resources.httpRoutes, 'blue-kserve-route');
+      const parents = (spec.parentRefs ?? []).map((parentRef) => ({
+        parentRef,
+        controllerName: 'example.com/envoy',
+        conditions: [said('Accepted', generation ?? metadata.generation ?? 0)],
+      }));
+      await operator.admin.mergePatch(
+        resources.httpRoutes,
+        { namespace, name: 'blue-kserve-route' },
+        { status: { parents } },
+        { subresource: 'status', fieldManager: 'test' },
+      );
+    };
+    await observe();
+    await eventually(async () => expect(await finalizersOf('green')).toEqual(['signalbox.io/routing-group']));
+    await operator.admin.delete(resources.llmInferenceServices, { namespace, name: 'green' });
+    await eventually(async () => expect(await shares('blue', 'green')).toEqual(Array(2).fill('blue 90')));
+    // The gateway has not looked at the new generation of the other's route.
+    await eventually(async () => expect(await conditionOf('green', 'GroupReady')).toBe('False FinalizationPending'));
+    expect(await find(resources.services, 'green-kserve-workload-svc')).toBeDefined();
+    await observe();
+    await eventually(async () => expect(await find(resources.llmInferenceServices, 'green')).toBeUndefined());
+    expect(await sharesOf('blue')).toBe('blue 90');
+  }, 60_000);
+
+  it('takes a stopped member out before its pods go, and back in', async () => {
+    await operator.apply(member('red', 10));
+    await servingPods('blue', 0);
+    await eventually(async () => expect(await sharesOf('blue')).toBe('blue 90, red 10'));
+    const stop = (value: string | null) =>
+      operator.admin.mergePatch(
+        resources.llmInferenceServices,
+        { namespace, name: 'red' },
+        { metadata: { annotations: { 'serving.kserve.io/stop': value } } },
+      );
+    await operator.admin.mergePatch(
+      resources.httpRoutes,
+      { namespace, name: 'blue-kserve-route' },
+      { status: { parents: [] } },
+      { subresource: 'status', fieldManager: 'test' },
+    );
+    await stop('true');
+    await eventually(async () => expect(await sharesOf('blue')).toBe('blue 90'));
+    await eventually(async () => expect(await childrenOf('red')).toEqual([]));
+    await eventually(async () =>
+      expect((await statusOf('blue'))?.router?.group?.members).toMatchObject([
+        { name: 'blue', stopped: false },
+        { name: 'red', stopped: true },
+      ]),
+    );
+    await stop(null);
+    await eventually(async () => expect(await shares('blue', 'red')).toEqual(Array(2).fill('blue 90, red 10')));
+  }, 60_000);
+
+  it('of several models shares nothing between them, and says so', async () => {
+    await operator.apply(member('other', 5, { model: { uri: 'hf://a/b', name: 'another' } }));
+    await eventually(async () => expect(await conditionOf('blue', 'GroupDegraded')).toBe('True MemberDivergence'));
+    await eventually(async () => expect(await shares('blue', 'other')).toEqual(['blue 90, red 10', 'other 5']));
+    await operator.admin.mergePatch(
+      resources.llmInferenceServices,
+      { namespace, name: 'other' },
+      { spec: { router: { route: { group: null, weight: null } } } },
+    );
+    await eventually(async () => expect(await finalizersOf('other')).toBeUndefined());
+    await eventually(async () => expect((await statusOf('other'))?.router?.group).toBeUndefined());
+    await awaitQuiet(operator.counters);
+    expect(operator.failures()).toBe(0);
+  }, 60_000);
+
+  it('is deleted whole without anybody waiting for the others', async () => {
+    for (const name of ['blue', 'red'])
+      await operator.admin.delete(resources.llmInferenceServices, { namespace, name });
+    await eventually(async () =>
+      expect(await Promise.all(['blue', 'red'].map((name) => find(resources.llmInferenceServices, name)))).toEqual([
+        undefined,
+        undefined,
+      ]),
+    );
+  }, 60_000);
+});

@@ -7,7 +7,7 @@ import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-infer
 import { combine } from '../../src/render/combine.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { render } from '../../src/render/render.ts';
-import { modelRoutingHeader } from '../../src/render/routing/http-route.ts';
+import { modelRoutingHeader } from '../../src/render/routing/rules.ts';
 import { platform } from '../builders/service.ts';
 
 /**

@@ -1,3 +1,4 @@
+import { labels } from '../labels.ts';
 import type { LLMInferenceService } from './llm-inference-service.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -8,7 +9,8 @@ export function modelNameOf(service: LLMInferenceService): string {
 }
 
 /**
- * The service with its defaults: `model.name` is the service's name, pod templates have a list of containers.
+ * The service with its defaults: `model.name` is the service's name, pod templates have a list of containers, and a label
+ * says which routing group it is in.
  *
  * Assumptions: runs before the API server has checked the shape, so anything may stand anywhere; what is not of the
  * expected shape is left for that check. A service without a name yet (generateName) keeps `model.name` open.
@@ -21,6 +23,8 @@ export function defaultService(service: LLMInferenceService): LLMInferenceServic
       model.name === undefined || model.name === null || model.name === '' ? { ...model, name } : model,
     );
   }
+  const group = (service.spec as Partial<LLMInferenceService['spec']> | undefined)?.router?.route?.group;
+  result = change(result, ['metadata'], (metadata) => withGroup(metadata, group));
   for (const path of templatePaths) result = change(result, ['spec', ...path], withContainers);
   return result as unknown as LLMInferenceService;
 }
@@ -32,6 +36,13 @@ const templatePaths: readonly (readonly string[])[] = [
   ['prefill', 'worker'],
   ['router', 'scheduler', 'template'],
 ];
+
+/** The label by which members of a routing group are found. */
+function withGroup(metadata: Fields, group: unknown): Fields {
+  const { [labels.routingGroup]: old, ...others } = (metadata.labels ?? {}) as Fields;
+  if (old === group || (typeof group !== 'string' && old === undefined)) return metadata;
+  return { ...metadata, labels: typeof group === 'string' ? { ...others, [labels.routingGroup]: group } : others };
+}
 
 function withContainers(template: Fields): Fields {
   return template.containers === undefined || template.containers === null ? { ...template, containers: [] } : template;

@@ -13,9 +13,6 @@ interface Row {
 }
 
 const serviceRows: readonly Row[] = [
-  { path: 'router.route.group', what: 'traffic splitting', remedy: 'remove router.route.group and weight' },
-  { path: 'router.route.weight', what: 'traffic splitting', remedy: 'remove router.route.group and weight' },
-  { path: 'router.ingress', what: 'Ingress', remedy: 'use router.gateway and router.route' },
   { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
 ];
 

@@ -229,9 +229,25 @@ describe('validateService', () => {
       'spec.kvCacheOffloading.secondary[0].fileSystem.pvc.ref.path',
       'must be a path inside the claim',
     ],
-    ['a group', { router: { route: { group: 'g', weight: 1 } } }, 'spec.router.route.group', notYet],
-    ['a weight', { router: { route: { weight: 0 } } }, 'spec.router.route.weight', notYet],
-    ['an Ingress', { router: { ingress: {} } }, 'spec.router.ingress', notYet],
+    ['a weight of nothing', { router: { route: { weight: 0 } } }, 'spec.router.route.group', 'weight requires group'],
+    [
+      'a group without a weight',
+      { router: { route: { group: 'g' } } },
+      'spec.router.route.weight',
+      'group requires weight',
+    ],
+    [
+      'a group with routes of your own',
+      { router: { route: { group: 'g', weight: 1, http: { refs: [{ name: 'r' }] } } } },
+      'spec.router.route.group',
+      'traffic splitting cannot be used with custom HTTPRoute refs',
+    ],
+    [
+      'a group with an Ingress',
+      { router: { route: { group: 'g', weight: 1 }, ingress: {} } },
+      'spec.router.route.group',
+      'traffic splitting requires Gateway API routing',
+    ],
     ['a tokenizer', { router: { scheduler: { tokenizer: {} } } }, 'spec.router.scheduler.tokenizer', notYet],
 
     [
@@ -460,11 +476,11 @@ describe('validateService', () => {
   });
 
   it('shows the value and the remedy of what is not supported', () => {
-    expect(validateService(service({ router: { ingress: {} } }))).toEqual([
+    expect(validateService(service({ router: { scheduler: { tokenizer: {} } } }))).toEqual([
       {
-        path: 'spec.router.ingress',
+        path: 'spec.router.scheduler.tokenizer',
         code: 'unsupported',
-        message: '{}: Ingress: not supported yet; use router.gateway and router.route',
+        message: '{}: a tokenizer of its own for the picker: not supported yet; remove it',
       },
     ]);
   });
@@ -518,13 +534,13 @@ describe('validateService', () => {
 
   it('says everything at once', () => {
     const issues = validateService(
-      service({ model: { uri: 'x' }, worker: {}, router: { ingress: {} }, prefill: { worker: {} } }),
+      service({ model: { uri: 'x' }, worker: {}, router: { route: { weight: 1 } }, prefill: { worker: {} } }),
     );
     expect(issues.map(({ path }) => path)).toEqual([
       'spec.model.uri',
       'spec.worker',
       'spec.prefill.worker',
-      'spec.router.ingress',
+      'spec.router.route.group',
     ]);
   });
 

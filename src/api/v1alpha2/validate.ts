@@ -74,6 +74,9 @@ export function warnService(service: LLMInferenceService): readonly string[] {
       `spec.model.confidential: has no effect with ${showValue(spec.model.uri)}; only weights that are copied into the pod are decrypted`,
     );
   }
+  if (spec.router?.ingress) {
+    warnings.push('spec.router.ingress: has no effect; requests come by spec.router.gateway and spec.router.route');
+  }
   const { pool, template, config, replicas } = spec.router?.scheduler ?? {};
   if (pool?.ref && (pool.spec ?? template ?? config ?? replicas) !== undefined) {
     warnings.push(

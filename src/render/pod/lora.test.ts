@@ -165,20 +165,22 @@ describe('routes of adapters', () => {
   };
 
   it.each([
+    // Beside the service's own route: those by header, those by path.
     [0, 1],
-    [1, 1],
-    [7, 1],
-    [8, 1],
-    [20, 1],
-    [21, 2],
-    [44, 2],
-    [45, 3],
-    [256, 11],
+    [1, 1 + 1],
+    [7, 1 + 1],
+    [8, 1 + 1],
+    [20, 1 + 2],
+    [21, 2 + 2],
+    [44, 2 + 3],
+    [45, 3 + 3],
+    [256, 11 + 16],
   ])('%d stay within the limits of the Gateway API, in %d HTTPRoutes', (count, routes) => {
     const made = routesOf(count);
     expect(made.map(({ metadata }) => metadata.name)).toHaveLength(routes);
     expect(new Set(made.map(({ metadata }) => metadata.name)).size).toBe(routes);
     const values = new Set<string>();
+    const paths = new Set<string>();
     for (const { spec } of made) {
       const rules = spec.rules ?? [];
       const matches = rules.flatMap((rule) => rule.matches ?? []);
@@ -189,14 +191,28 @@ describe('routes of adapters', () => {
       for (const match of matches)
         if (match.path?.value === '/v1/chat/completions')
           for (const header of match.headers ?? []) values.add(header.value);
+      for (const { path } of matches) paths.add(path?.value ?? '');
     }
-    for (let i = 0; i < count; i++) expect(values).toContain(`publishers/default/models/adapter-${i}`);
+    for (let i = 0; i < count; i++) {
+      expect(values).toContain(`publishers/default/models/adapter-${i}`);
+      expect(paths).toContain(`/publishers/default/models/adapter-${i}/v1`);
+    }
     expect(values.size).toBe(count + 1);
   });
 
-  it('are not made without model routing, nor into rules of the user', () => {
-    expect(JSON.stringify(routesOf(3, { annotations: {} }))).not.toContain('adapter-');
+  it('have only paths without model routing, and none beside rules that are to be all', () => {
+    const off = JSON.stringify(
+      routesOf(3, { annotations: { 'serving.kserve.io/model-based-routing-enabled': 'false' } }),
+    );
+    expect(off).not.toContain('X-Gateway-Model-Name');
+    expect(off).toContain('/publishers/default/models/adapter-2/v1');
     const route = { http: { spec: { rules: [{ name: 'mine' }] } } };
-    expect(JSON.stringify(routesOf(30, { router: { ...fullRouter, route } }))).not.toContain('adapter-');
+    const service = withAdapters([{ name: 'adapter-0', uri: 'hf://a/b' }], { router: { ...fullRouter, route } });
+    const replacing = {
+      ...service,
+      metadata: { ...service.metadata, annotations: { 'signalbox.io/route-rules': 'replace' } },
+    };
+    expect(JSON.stringify(renderAll(service).filter(({ kind }) => kind === 'HTTPRoute'))).toContain('adapter-0');
+    expect(JSON.stringify(renderAll(replacing).filter(({ kind }) => kind === 'HTTPRoute'))).not.toContain('adapter-0');
   });
 });

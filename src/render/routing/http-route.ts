@@ -1,190 +1,122 @@
-import type {
-  HTTPBackendRef,
-  HTTPRouteFilter,
-  HTTPRouteMatch,
-  HTTPRouteRule,
-  HTTPRouteSpec,
-} from '../../api/foreign/gateway-api.ts';
-import { components } from '../../api/labels.ts';
+import type { HTTPRouteMatch, HTTPRouteRule, HTTPRouteSpec } from '../../api/foreign/gateway-api.ts';
+import { components, labels } from '../../api/labels.ts';
 import { routeRefsOf } from '../../api/v1alpha2/router-wishes.ts';
 import type { Manifest } from '../../kube/object.ts';
 import type { Context } from '../input.ts';
 import { componentLabels } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
 import { childName } from '../names.ts';
-import { type Adapter, adaptersOf } from '../pod/lora.ts';
-import { servingPort } from '../pod/main.ts';
+import { renderAdapterRules } from './adapter-rules.ts';
 import { gatewayParents } from './gateway.ts';
+import { type GroupMember, shareRules, sharingOf } from './group.ts';
+import { givenRules, stripModelRouting, withPool } from './own-rules.ts';
+import { publisherPrefix, renderDefaultRules, servicePrefix } from './rules.ts';
 
-/** The four endpoints that generate tokens; only they need a picker. */
-const endpoints = ['completions', 'chat-completions', 'responses', 'messages'] as const;
-
-const pathOf = (endpoint: (typeof endpoints)[number]) => `/v1/${endpoint.replace('chat-', 'chat/')}`;
-
-/** `"true"` in `spec.annotations`: route by the header below too, without any path prefix. */
-export const modelRoutingAnnotation = 'serving.kserve.io/model-based-routing-enabled';
-export const modelRoutingHeader = 'X-Gateway-Model-Name';
-
-/** Path prefixes under which a service answers. */
-export function servicePrefix(namespace: string, name: string): string {
-  return `/${namespace}/${name}`;
-}
-export function publisherPrefix(namespace: string, modelName: string): string {
-  return `/publishers/${namespace}/models/${modelName}`;
-}
-
-/** Whether a service is also reached by the model's name in a header. */
-export function hasModelRouting(spec: {
-  readonly annotations?: Readonly<Record<string, string>> | undefined;
-}): boolean {
-  return spec.annotations?.[modelRoutingAnnotation] === 'true';
-}
+/** The Gateway API allows as many rules in a route, and as many matches in all of them. */
+const maxRules = 16;
+const maxMatches = 128;
 
 /**
- * Adapters whose rules fit beside the service's own in one HTTPRoute, and in one of their own: each takes five matches, and
- * the Gateway API allows 16 rules of 64 matches, 128 matches in all.
+ * The HTTPRoutes that the operator makes, where the service asks for one: one, and more where rules exceed what the Gateway
+ * API allows in one.
  */
-const adaptersBesideRules = 20;
-const adaptersPerRoute = 24;
-const adaptersPerRule = 16;
-
-/** The HTTPRoutes that the operator makes, where the service asks for one: one, and more where adapters need them. */
 export function renderRoute(context: Context): readonly Manifest[] {
   const { service, name, namespace, names, effective, routeSpec } = context;
   if (!context.platform.served.gatewayApi || effective.router?.route === undefined) return [];
   if (routeRefsOf(effective).length > 0) return [];
-  const routed = routeSpec?.rules === undefined && hasModelRouting(effective) ? adaptersOf(effective) : [];
-  const beside = routed.slice(0, adaptersBesideRules);
-  const rest = chunk(routed.slice(adaptersBesideRules), adaptersPerRoute);
+  const group = effective.router.route.group;
   const route = (suffix: string, rules: readonly HTTPRouteRule[]) => {
-    const spec: HTTPRouteSpec = { ...routeSpec, parentRefs: gatewayParents(context), rules };
+    const spec: HTTPRouteSpec = {
+      ...routeSpec,
+      parentRefs: gatewayParents(context),
+      rules: rules.map((rule) => fitted(context, rule)),
+    };
     return manifestOf(
       { group: 'gateway.networking.k8s.io', version: 'v1', kind: 'HTTPRoute' },
       {
         name: suffix === '' ? names.route : childName(name, `-kserve-route${suffix}`),
         namespace,
-        labels: componentLabels(name, components.router),
+        labels: { ...componentLabels(name, components.router), ...(group ? { [labels.routingGroup]: group } : {}) },
         ownerReferences: ownerOf(service),
       },
       { spec },
     );
   };
-  return [
-    route('', [
-      ...(routeSpec?.rules?.map((own) => withPool(context, own)) ?? renderRules(context)),
-      ...renderAdapterRules(context, beside),
-    ]),
-    ...rest.map((adapters, i) => route(`-lora-${i + 1}`, renderAdapterRules(context, adapters))),
-  ];
-}
-
-/** Rules of others that lead to the service's pool lead to it in the API that is served, or to the Service without one. */
-function withPool(context: Context, own: HTTPRouteRule): HTTPRouteRule {
-  const { pool, poolName, names } = context;
-  if (!own.backendRefs?.some(({ kind, name }) => kind === 'InferencePool' && name === names.pool)) return own;
-  const backendRefs = own.backendRefs.map((backend): HTTPBackendRef => {
-    if (backend.kind !== 'InferencePool' || backend.name !== names.pool) return backend;
-    if (pool) return { ...backend, group: pool, name: poolName };
-    return { ...backend, group: '', kind: 'Service', name: names.workloadService, port: backend.port ?? servingPort };
-  });
-  return { ...own, backendRefs };
-}
-
-function chunk<T>(list: readonly T[], size: number): readonly (readonly T[])[] {
-  return Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(i * size, (i + 1) * size));
-}
-
-/** Requests that name an adapter in the header go where those of the model go. */
-function renderAdapterRules(context: Context, adapters: readonly Adapter[]): readonly HTTPRouteRule[] {
-  if (adapters.length === 0) return [];
-  const { toPods, toService } = backendsOf(context);
-  const match = ({ name }: Adapter, path: string): HTTPRouteMatch => ({
-    path: { type: 'PathPrefix', value: path },
-    headers: [modelHeader(publisherPrefix(context.namespace, name))],
-  });
-  return [
-    ...chunk(adapters, adaptersPerRule).map((some, i) => ({
-      name: `v1-lora-model-routing-${i}`,
-      matches: some.flatMap((adapter) => endpoints.map((endpoint) => match(adapter, pathOf(endpoint)))),
-      backendRefs: [toPods],
-    })),
-    {
-      name: 'v1-lora-catch-all-model-routing',
-      matches: adapters.map((adapter) => match(adapter, '/')),
-      backendRefs: [toService],
-    },
-  ];
-}
-
-function modelHeader(prefix: string) {
-  return { type: 'Exact' as const, name: modelRoutingHeader, value: prefix.slice(1) };
-}
-
-/** Where requests go: to the pool, so that the picker chooses the pod, or to the Service of all pods. */
-function backendsOf(context: Context): { readonly toPods: HTTPBackendRef; readonly toService: HTTPBackendRef } {
-  const toService: HTTPBackendRef = {
-    group: '',
-    kind: 'Service',
-    name: context.names.workloadService,
-    port: servingPort,
-    weight: 1,
+  const { own, base, timeouts, isReplacing } = givenRules(context);
+  const members = context.group ? sharingOf(context.group, context.modelName).sharing : [];
+  const share = (rules: readonly HTTPRouteRule[], some: readonly GroupMember[] = members) =>
+    shareRules(rules, {
+      members: some,
+      ownPool: context.pool && { name: context.poolName, group: context.pool },
+      ownService: names.workloadService,
+      sharedName: (match) => sharedNameOf(context, match),
+    });
+  // A default of the same name is what the service's own rule stands for.
+  const taken = new Set(own.map((rule) => rule.name).filter((one) => one !== undefined));
+  const defaults = isReplacing
+    ? []
+    : (base ? stripModelRouting(context, base) : renderDefaultRules(context)).filter(
+        (rule) => rule.name === undefined || !taken.has(rule.name),
+      );
+  const overlaid = (rule: HTTPRouteRule): HTTPRouteRule => {
+    const over = timeouts.filter(({ name: of }) => of === undefined || of === rule.name);
+    if (over.length === 0) return rule;
+    return { ...rule, timeouts: Object.assign({}, rule.timeouts, ...over.map((one) => one.timeouts)) };
   };
-  const toPods: HTTPBackendRef = context.pool
-    ? { group: context.pool, kind: 'InferencePool', name: context.poolName, port: servingPort, weight: 1 }
-    : toService;
-  return { toPods, toService };
+  const [first = [], ...rest] = inRoutes(share([...own, ...defaults].map((rule) => overlaid(withPool(context, rule)))));
+  const adapters = isReplacing
+    ? { beside: [], further: [] }
+    : renderAdapterRules(context, memberOrSelf(context), share, rest.length > 0 ? 0 : maxRules - first.length);
+  const fits = matchesOf([...first, ...adapters.beside]) <= maxMatches;
+  return [
+    route('', [...first, ...(fits ? adapters.beside : []).map(overlaid)]),
+    ...rest.map((rules, i) => route(`-${i + 2}`, rules)),
+    ...(fits || adapters.beside.length === 0 ? [] : [route('-lora-0', adapters.beside.map(overlaid))]),
+    ...adapters.further.map(({ suffix, rules }) => route(suffix, rules.map(overlaid))),
+  ];
+}
+
+/** Who may share adapters: the group, where there is one. */
+function memberOrSelf(context: Context): readonly GroupMember[] {
+  return context.group ? sharingOf(context.group, context.modelName).sharing : [];
+}
+
+/** In as few routes as the limits allow, in their order. */
+function inRoutes(rules: readonly HTTPRouteRule[]): readonly (readonly HTTPRouteRule[])[] {
+  const routes: HTTPRouteRule[][] = [];
+  for (const rule of rules) {
+    const last = routes.at(-1);
+    if (last && last.length < maxRules && matchesOf([...last, rule]) <= maxMatches) last.push(rule);
+    else routes.push([rule]);
+  }
+  return routes;
+}
+
+function matchesOf(rules: readonly HTTPRouteRule[]): number {
+  return rules.reduce((sum, { matches }) => sum + Math.max(1, matches?.length ?? 0), 0);
+}
+
+/** The model or adapter that a match goes by: in its path or in the header. */
+function sharedNameOf({ namespace, name, platform }: Context, { path, headers }: HTTPRouteMatch): string | undefined {
+  const models = `${publisherPrefix(namespace, '')}`;
+  const wanted = platform.routing.modelHeader.toLowerCase();
+  const value = headers?.find((header) => header.name.toLowerCase() === wanted)?.value;
+  if (value !== undefined && `/${value}`.startsWith(models)) return value;
+  const text = path?.value ?? '/';
+  if (text === servicePrefix(namespace, name) || text.startsWith(`${servicePrefix(namespace, name)}/`))
+    return undefined;
+  return text.startsWith(models) ? text : undefined;
 }
 
 /**
- * Requests that generate tokens go to the pool, so that the picker chooses the pod; all others, such as
- * `/v1/models`, go to the Service. Time-outs are left out: generating takes as long as it takes.
+ * The rule as the gateways of the service take it. Generating takes as long as it takes, but Envoy gives up after 15 s
+ * unless told otherwise, and Google's gateway refuses routes that speak of time-outs. Istio keeps one picker for each name
+ * of a rule, whichever route the rule is in.
  */
-function renderRules(context: Context): readonly HTTPRouteRule[] {
-  const { namespace, name, modelName } = context;
-  const { toPods, toService } = backendsOf(context);
-  const byPath = servicePrefix(namespace, name);
-  const byPublisher = publisherPrefix(namespace, modelName);
-  const header = modelHeader(byPublisher);
-  const modelRouting = hasModelRouting(context.effective);
-  return [
-    ...endpoints.map((endpoint) => rule(`v1-${endpoint}-path`, byPath, pathOf(endpoint), toPods)),
-    ...(modelRouting
-      ? [
-          {
-            name: 'v1-model-routing',
-            matches: endpoints.flatMap((endpoint) =>
-              [pathOf(endpoint), `${pathOf(endpoint)}/`].map(
-                (value): HTTPRouteMatch => ({ path: { type: 'Exact', value }, headers: [header] }),
-              ),
-            ),
-            backendRefs: [toPods],
-          },
-        ]
-      : []),
-    ...endpoints.map((endpoint) => rule(`v1-${endpoint}-publisher-path`, byPublisher, pathOf(endpoint), toPods)),
-    rule('v1-publisher-path-catch-all', byPublisher, '', toService),
-    rule('v1-catch-all-path', byPath, '', toService),
-    ...(modelRouting
-      ? [
-          {
-            name: 'v1-catch-all-model-routing',
-            matches: [{ path: { type: 'PathPrefix' as const, value: '/' }, headers: [header] }],
-            backendRefs: [toService],
-          },
-        ]
-      : []),
-  ];
-}
-
-function rule(name: string, prefix: string, path: string, backend: HTTPBackendRef): HTTPRouteRule {
-  const filter: HTTPRouteFilter = {
-    type: 'URLRewrite',
-    urlRewrite: { path: { type: 'ReplacePrefixMatch', replacePrefixMatch: path || '/' } },
-  };
-  return {
-    name,
-    matches: [{ path: { type: 'PathPrefix', value: prefix + path } }],
-    filters: [filter],
-    backendRefs: [backend],
-  };
+function fitted({ namespace, name, platform: { routing } }: Context, rule: HTTPRouteRule): HTTPRouteRule {
+  const { timeouts, ...rest } = rule;
+  const named =
+    routing.needsUniqueNames && rest.name !== undefined ? { ...rest, name: `${namespace}.${name}.${rest.name}` } : rest;
+  if (routing.omitsTimeouts) return named;
+  return { ...named, timeouts: { request: '0s', backendRequest: '0s', ...timeouts } };
 }
