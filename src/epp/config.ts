@@ -128,6 +128,11 @@ export const eppSettings = {
     default: 128,
     max: 10_000,
   }),
+  grpcStreamMetrics: setting.boolean({
+    flag: 'enable-grpc-stream-metrics',
+    description: "count gateways' streams and how long they were open",
+    default: false,
+  }),
   emitEndpointScores: setting.boolean({
     flag: 'emit-endpoint-scores',
     description: 'tell the gateway the scores of the candidates, as dynamic metadata',
@@ -197,7 +202,6 @@ export const eppSettings = {
   // Accepted without effect.
   tracing: ignoredSwitch('tracing', 'traces are not written'),
   enablePprof: ignoredSwitch('enable-pprof', 'there are no Go profiles'),
-  grpcStreamMetrics: ignoredSwitch('enable-grpc-stream-metrics', 'always on'),
   experimentalPlugins: ignoredSwitch('allow-experimental-plugins', 'every plugin may be used'),
   grpcMaxSendMsgSize: ignored('grpc-max-send-msg-size', 'replies never exceed 64 KiB'),
   refreshPrometheusInterval: ignored('refresh-prometheus-metrics-interval', 'gauges are worked out when read'),

@@ -193,14 +193,15 @@ export function createDirector(deps: {
     const { completion } = request;
     const trace = traces.take();
     trace?.begin(request, cycle.pool, clock.now());
+    const start = performance.now();
     try {
       const added = new Map<string, string>();
-      const start = performance.now();
       const decision = scheduler.schedule(cycle, candidatesOf(inbound), added);
       telemetry.schedulerE2e.observe((performance.now() - start) / 1000);
       trace?.chose(decision);
       const metrics = telemetry.flow(flow);
       metrics.attempt(decision);
+      telemetry.choice.chose(cycle, decision);
       if (completion !== undefined) {
         (added.has('x-prefiller-host-port') ? metrics.prefillDecode : metrics.decodeOnly).inc();
       }
@@ -212,6 +213,7 @@ export function createDirector(deps: {
       if (body !== undefined) added.set('content-length', String(body.reduce((sum, { length }) => sum + length, 0)));
       const observers = scheduler.exchangeObservers;
       const route = toRoute(inbound.headers, request, decision, added, deps.areScoresTold);
+      telemetry.processing.observe((performance.now() - start) / 1000);
       return {
         answer: body === undefined ? route : { ...route, body, names: toModelNames(flow.target, flow.model) },
         exchange: new WatchedExchange(
@@ -226,7 +228,7 @@ export function createDirector(deps: {
             if (usage !== undefined) flowControl.used(flow, usage);
             flowControl.poke();
           },
-          observers.length === 0 ? undefined : { cycle, observers },
+          { cycle, observers, telemetry },
         ),
       };
     } catch (thrown) {
@@ -239,6 +241,7 @@ export function createDirector(deps: {
   const place = (inbound: InboundRequest, request: PickRequest, flow: FlowLabels): Outcome | Promise<Outcome> => {
     try {
       const cycle = new Cycle(request, datastore.snapshot.endpoints, false, flow.priority);
+      telemetry.choice.begin(cycle);
       const scheduler = deps.scheduler();
       const asking = scheduler.prepare(cycle);
       if (asking === undefined) return decide(inbound, cycle, flow, scheduler);
@@ -422,6 +425,13 @@ function toRoute(
   };
 }
 
+/** Who is told of an exchange. */
+interface Watchers {
+  readonly cycle: Cycle;
+  readonly observers: readonly ExchangeObserver[];
+  readonly telemetry: EppTelemetry;
+}
+
 /** Counts a request on its endpoints from the choice on, and watches the answer go by. */
 export class WatchedExchange {
   readonly #metrics: FlowMetrics;
@@ -431,7 +441,9 @@ export class WatchedExchange {
   readonly #decision: Decision;
   readonly #outcomes: Outcomes;
   readonly #onEnd: (usage: Usage | undefined) => void;
-  readonly #watchers: { readonly cycle: Cycle; readonly observers: readonly ExchangeObserver[] } | undefined;
+  readonly #watchers: Watchers;
+  #pieceMs = 0;
+  #workMs = 0;
   #firstByteMs = 0;
   #endDecode: () => void;
   #endPrefill: (() => void) | undefined;
@@ -450,7 +462,7 @@ export class WatchedExchange {
     outcomes: Outcomes,
     clock: Clock,
     onEnd: (usage: Usage | undefined) => void,
-    watchers?: { readonly cycle: Cycle; readonly observers: readonly ExchangeObserver[] },
+    watchers: Watchers,
   ) {
     this.#onEnd = onEnd;
     this.#watchers = watchers;
@@ -505,6 +517,7 @@ export class WatchedExchange {
   }
 
   onResponseBody(body: Buffer): void {
+    const start = performance.now();
     if (this.#bytes === 0 && body.length > 0) {
       // The first token is out, so the prefill is over.
       this.#promptIsDone();
@@ -512,9 +525,13 @@ export class WatchedExchange {
       const seconds = (this.#firstByteMs - this.#startMs) / 1000;
       this.#tell((observer, cycle) => observer.onFirstToken?.(cycle, this.#decision, seconds * 1000));
       (this.#isStreaming ? this.#metrics.ttftStreaming : this.#metrics.ttft).observe(seconds);
+    } else if (this.#isStreaming && body.length > 0) {
+      this.#metrics.pause.observe((start - this.#pieceMs) / 1000);
     }
+    this.#pieceMs = start;
     this.#bytes += body.length;
     this.#keepTail(body);
+    this.#workMs += performance.now() - start;
   }
 
   /** @param isComplete false when the client or the gateway went away first */
@@ -531,7 +548,9 @@ export class WatchedExchange {
       );
       return;
     }
-    metrics.duration.observe((this.#clock.now() - this.#startMs) / 1000);
+    const start = performance.now();
+    const seconds = (this.#clock.now() - this.#startMs) / 1000;
+    metrics.duration.observe(seconds);
     metrics.responseBytes.observe(this.#bytes);
     if (this.#status >= 400) metrics.error(this.#status);
     const usage = this.#status < 400 ? usageInTail(Buffer.concat(this.#tail)) : undefined;
@@ -539,6 +558,15 @@ export class WatchedExchange {
     this.#onEnd(usage);
     const tokens = usage?.completionTokens ?? 0;
     const tpotMs = this.#isStreaming && tokens > 1 ? (this.#clock.now() - this.#firstByteMs) / (tokens - 1) : undefined;
+    if (tokens > 0) metrics.timePerToken.observe(seconds / tokens);
+    if (tpotMs !== undefined) metrics.streamingTimePerToken.observe(tpotMs / 1000);
+    const { telemetry, cycle } = this.#watchers;
+    if (this.#status < 400 && this.#firstByteMs > 0) {
+      telemetry.choice.answered(cycle, this.#decision, metrics.labels, {
+        ttftS: (this.#firstByteMs - this.#startMs) / 1000,
+        tpotS: tpotMs === undefined ? undefined : tpotMs / 1000,
+      });
+    }
     this.#tell((observer, cycle) =>
       observer.onEnd?.(cycle, this.#decision, {
         isComplete: this.#status < 400,
@@ -546,6 +574,7 @@ export class WatchedExchange {
         tpotMs,
       }),
     );
+    telemetry.responseProcessing.observe((this.#workMs + performance.now() - start) / 1000);
   }
 
   /** A data-parallel rank is served through its pod's primary port. */
@@ -555,7 +584,6 @@ export class WatchedExchange {
   }
 
   #tell(what: (observer: ExchangeObserver, cycle: Cycle) => void): void {
-    if (this.#watchers === undefined) return;
     for (const observer of this.#watchers.observers) what(observer, this.#watchers.cycle);
   }
 

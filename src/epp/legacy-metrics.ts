@@ -73,6 +73,36 @@ const oldNames: readonly OldName[] = [
     labels: ['model_rewrite_name', 'model_name', 'target_model'],
   },
 
+  ...(
+    [
+      ['request_ntpot_seconds', 'normalized_time_per_output_token_seconds'],
+      ['request_streaming_tpot_seconds', 'request_tpot_seconds'],
+      ['request_predicted_ttft_seconds', 'request_predicted_ttft_seconds'],
+      ['request_predicted_tpot_seconds', 'request_predicted_tpot_seconds'],
+      ['request_ttft_prediction_duration_seconds', 'request_ttft_prediction_duration_seconds'],
+      ['request_tpot_prediction_duration_seconds', 'request_tpot_prediction_duration_seconds'],
+    ] as const
+  ).map(([from, to]) => ({ from: `llm_d_epp_${from}`, to: `inference_objective_${to}`, labels: model })),
+  ...['inference_request_metric', 'request_slo_violation_total'].map((name) => ({
+    from: `llm_d_epp_${name}`,
+    to: `inference_objective_${name}`,
+    labels: [...model, 'type'],
+  })),
+  ...['size', 'hit_ratio', 'hit_bytes'].map((name) => ({
+    from: `llm_d_epp_prefix_indexer_${name}`,
+    to: `inference_extension_prefix_indexer_${name}`,
+    labels: [],
+  })),
+  {
+    from: 'llm_d_epp_plugin_duration_seconds',
+    to: 'inference_extension_plugin_duration_seconds',
+    labels: ['extension_point', 'plugin_type', 'plugin_name'],
+  },
+  {
+    from: 'llm_d_epp_datalayer_extract_errors_total',
+    to: 'llm_d_inference_scheduler_datalayer_extract_errors_total',
+    labels: ['source_type'],
+  },
   ...['pd_decision_total', 'disagg_decision_total'].map((name) => ({
     from: 'llm_d_epp_disagg_decision_total',
     to: `llm_d_inference_scheduler_${name}`,

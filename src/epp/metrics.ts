@@ -1,9 +1,11 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Usage } from '../openai/usage.ts';
 import { type EppMetric, eppMetrics } from '../telemetry/epp-metrics.ts';
+import { ChoiceMetrics } from './choice-metrics.ts';
 import type { Datastore } from './datalayer/datastore.ts';
 import type { Cycle } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
+import type { Plugin } from './framework/plugin.ts';
 import { matchedShare, prefixMatchKey } from './framework/prefix-match.ts';
 import type { ProfileResult } from './framework/profile.ts';
 
@@ -13,6 +15,18 @@ const maxValues = 1000;
 const maxFlows = 4000;
 /** Endpoints in labels of counters; pods come and go. */
 const maxEndpoints = 4096;
+
+/** As Go's clients spell them. */
+const grpcCodes: Readonly<Record<number, string>> = {
+  0: 'OK',
+  1: 'Canceled',
+  3: 'InvalidArgument',
+  4: 'DeadlineExceeded',
+  8: 'ResourceExhausted',
+  12: 'Unimplemented',
+  13: 'Internal',
+  14: 'Unavailable',
+};
 
 interface Observer {
   observe(value: number): void;
@@ -42,6 +56,10 @@ export interface FlowMetrics {
   readonly prefillDecode: Counting;
   readonly decodeOnly: Counting;
   error(code: number): void;
+  readonly labels: readonly [model: string, target: string];
+  readonly pause: Observer;
+  readonly timePerToken: Observer;
+  readonly streamingTimePerToken: Observer;
   usage(usage: Usage): void;
   attempt(decision: Decision): void;
   failedAttempt(): void;
@@ -61,6 +79,10 @@ export class EppTelemetry {
   readonly registry = new Registry();
   readonly schedulerE2e: Observer;
   readonly scrapeErrors: Counting;
+  readonly extractErrors: Counting;
+  readonly processing: Observer;
+  readonly responseProcessing: Observer;
+  readonly choice: ChoiceMetrics;
   readonly #flows = new Map<string, FlowMetrics>();
   readonly #modelNames = new Set<string>();
   readonly #fairnessIds = new Set<string>();
@@ -87,6 +109,12 @@ export class EppTelemetry {
   readonly #pluginFailures = this.#counter(eppMetrics.pluginFailures);
   readonly #avoidances = this.#counter(eppMetrics.avoidances);
   readonly #avoidedNames = new Set<string>();
+  readonly #pause = this.#histogram(eppMetrics.streamingPause);
+  readonly #timePerToken = this.#histogram(eppMetrics.timePerToken);
+  readonly #streamingTimePerToken = this.#histogram(eppMetrics.streamingTimePerToken);
+  readonly #streamDuration = this.#histogram(eppMetrics.streamDuration);
+  readonly #streams = this.#counter(eppMetrics.streams);
+  readonly #pd = this.#counter(eppMetrics.pdDecisions);
   readonly #disagg = this.#counter(eppMetrics.disaggDecisions);
 
   constructor(options: {
@@ -94,9 +122,24 @@ export class EppTelemetry {
     readonly datastore: Datastore;
     readonly openStreams: () => number;
     readonly handler: () => { readonly name: string; readonly type: string };
+    readonly plugins: () => readonly Plugin[];
   }) {
     this.schedulerE2e = this.#histogram(eppMetrics.schedulerE2e);
     this.scrapeErrors = this.#counter(eppMetrics.scrapeErrors).labels('metrics-data-source');
+    this.extractErrors = this.#counter(eppMetrics.extractErrors).labels(
+      'metrics-data-source',
+      'core-metrics-extractor',
+    );
+    this.processing = this.#histogram(eppMetrics.processing);
+    this.responseProcessing = this.#histogram(eppMetrics.responseProcessing);
+    this.choice = new ChoiceMetrics(
+      {
+        counter: (metric) => this.#counter(metric),
+        gauge: (metric, collect) => this.#gauge(metric, collect),
+        histogram: (metric) => this.#histogram(metric),
+      },
+      { datastore: options.datastore, plugins: options.plugins },
+    );
     this.#handler = options.handler;
     this.#gauge(eppMetrics.info).labels('unknown', '0.1.0').set(1);
     const { datastore, poolName } = options;
@@ -114,9 +157,22 @@ export class EppTelemetry {
         gauge.labels(poolName).set(endpoints.reduce((sum, { load }) => sum + of(load), 0) / endpoints.length);
       });
     };
+    const deviation = (metric: EppMetric, of: (load: ReturnType<typeof known>[number]['load']) => number): void => {
+      this.#gauge(metric, (gauge) => {
+        const figures = known().map(({ load }) => of(load));
+        gauge.reset();
+        if (figures.length === 0) return;
+        const middle = figures.reduce((sum, figure) => sum + figure, 0) / figures.length;
+        const squares = figures.reduce((sum, figure) => sum + (figure - middle) ** 2, 0);
+        gauge.labels(poolName).set(Math.sqrt(squares / figures.length));
+      });
+    };
     mean(eppMetrics.averageQueue, (load) => load.waiting);
     mean(eppMetrics.averageRunning, (load) => load.running);
     mean(eppMetrics.averageKvCache, (load) => load.kvUsage);
+    deviation(eppMetrics.deviationQueue, (load) => load.waiting);
+    deviation(eppMetrics.deviationRunning, (load) => load.running);
+    deviation(eppMetrics.deviationKvCache, (load) => load.kvUsage);
     this.#gauge(eppMetrics.endpointQueue, (gauge) => {
       gauge.reset();
       for (const { name, load } of known()) gauge.labels(poolName, name).set(load.waiting);
@@ -136,6 +192,12 @@ export class EppTelemetry {
     const isKept = this.#avoidedNames.has(endpoint) || this.#avoidedNames.size < maxEndpoints;
     if (isKept) this.#avoidedNames.add(endpoint);
     this.#avoidances.labels(isKept ? endpoint : 'other').inc();
+  }
+
+  /** A gateway's stream ended with that gRPC status. */
+  streamEnded(code: number, seconds: number): void {
+    this.#streamDuration.observe(seconds);
+    this.#streams.labels(grpcCodes[code] ?? 'Unknown').inc();
   }
 
   /** A changed configuration was taken over or refused. */
@@ -221,8 +283,12 @@ export class EppTelemetry {
       requestBytes: this.#requestBytes.labels(...values),
       responseBytes: this.#responseBytes.labels(...values),
       running: this.#running.labels(...values),
-      prefillDecode: this.#disagg.labels(this.#handler().name, this.#handler().type, label, 'prefill-decode'),
-      decodeOnly: this.#disagg.labels(this.#handler().name, this.#handler().type, label, 'decode-only'),
+      labels: [label, targetLabel],
+      pause: this.#pause.labels(...values),
+      timePerToken: this.#timePerToken.labels(...values),
+      streamingTimePerToken: this.#streamingTimePerToken.labels(...values),
+      prefillDecode: this.#decisions(label, 'prefill-decode'),
+      decodeOnly: this.#decisions(label, 'decode-only'),
       error: (code) => this.#errors.labels(...values, String(code)).inc(),
       usage: ({ promptTokens, completionTokens, cachedTokens }) => {
         input.observe(promptTokens);
@@ -243,6 +309,16 @@ export class EppTelemetry {
     };
     this.#flows.set(key, metrics);
     return metrics;
+  }
+
+  #decisions(model: string, decision: string): Counting {
+    const { name, type } = this.#handler();
+    const counters = [this.#disagg, this.#pd].map((counter) => counter.labels(name, type, model, decision));
+    return {
+      inc: () => {
+        for (const counter of counters) counter.inc();
+      },
+    };
   }
 
   #counter<const T extends EppMetric>(metric: T): Counter<string> {

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { eventually } from '../../test/expect/eventually.ts';
+import { type EppMetric, eppMetrics } from '../telemetry/epp-metrics.ts';
 import { silentLogger } from '../telemetry/log.ts';
 import { parseEppArgs } from './config.ts';
 import type { Explanation } from './explain.ts';
@@ -97,5 +98,119 @@ describe('a configuration that changes', () => {
 
     const state = (await (await fetch(urlOf(epp, '/debug/plugins/state'))).json()) as object;
     expect(state).toEqual({ 'approx-prefix-cache-producer': { blocks: 0 } });
+  });
+});
+
+describe('metrics', () => {
+  const M = ['model_name', 'target_model_name'];
+  const MFP = [...M, 'fairness_id', 'priority'];
+  const P = ['plugin_name', 'plugin_type'];
+  const inFlight = ['endpoint_name', 'namespace', 'producer_name', 'fairness_id', 'priority'];
+  const pool = ['inference_pool'];
+  /** Names, types and labels that dashboards of llm-d's picker are built on. */
+  const reference: readonly (readonly [name: string, type: string, labels: readonly string[]])[] = [
+    ['request_total', 'counter', MFP],
+    ['request_error_total', 'counter', [...MFP, 'error_code']],
+    ['request_duration_seconds', 'histogram', MFP],
+    ['request_size_bytes', 'histogram', MFP],
+    ['response_size_bytes', 'histogram', MFP],
+    ['request_input_tokens', 'histogram', MFP],
+    ['request_output_tokens', 'histogram', MFP],
+    ['request_cached_tokens', 'histogram', MFP],
+    ['request_ntpot_seconds', 'histogram', MFP],
+    ['request_streaming_tpot_seconds', 'histogram', MFP],
+    ['request_streaming_itl_seconds', 'histogram', MFP],
+    ['request_ttft_seconds', 'histogram', [...MFP, 'streaming']],
+    ['request_running', 'gauge', MFP],
+    ['average_kv_cache_utilization', 'gauge', ['name']],
+    ['average_queue_size', 'gauge', ['name']],
+    ['average_running_requests', 'gauge', ['name']],
+    ['std_dev_kv_cache_utilization', 'gauge', ['name']],
+    ['std_dev_queue_size', 'gauge', ['name']],
+    ['std_dev_running_requests', 'gauge', ['name']],
+    ['ready_endpoints', 'gauge', ['name']],
+    ['per_endpoint_queue_size', 'gauge', ['name', 'model_server_endpoint']],
+    ['scheduler_e2e_duration_seconds', 'histogram', []],
+    ['scheduler_attempts_total', 'counter', ['status', 'target_model_name', 'endpoint_name', 'namespace', 'port']],
+    ['plugin_duration_seconds', 'histogram', ['extension_point', 'plugin_type', 'plugin_name']],
+    ['plugin_data_scope_violations_total', 'counter', ['extension_point', 'plugin_type', 'plugin_name', 'access']],
+    ['request_processing_duration_seconds', 'histogram', []],
+    ['response_processing_duration_seconds', 'histogram', []],
+    ['info', 'gauge', ['commit', 'build_ref']],
+    ['flow_control_request_queue_duration_seconds', 'histogram', ['fairness_id', 'priority', 'outcome', ...pool, ...M]],
+    ['flow_control_dispatch_cycle_duration_seconds', 'histogram', []],
+    ['flow_control_request_enqueue_duration_seconds', 'histogram', ['fairness_id', 'priority', 'outcome']],
+    ['flow_control_queue_size', 'gauge', ['fairness_id', 'priority', ...pool, ...M]],
+    ['flow_control_queue_bytes', 'gauge', ['fairness_id', 'priority', ...pool, ...M]],
+    ['flow_control_pool_saturation', 'gauge', [...pool, 'stage']],
+    ['flow_control_stale_endpoints', 'gauge', ['detector']],
+    ['flow_control_capacity_utilization_requests', 'gauge', ['priority', ...pool]],
+    ['flow_control_capacity_utilization_bytes', 'gauge', ['priority', ...pool]],
+    ['flow_control_global_capacity_utilization_requests', 'gauge', pool],
+    ['flow_control_global_capacity_utilization_bytes', 'gauge', pool],
+    ['flow_control_requests_total', 'counter', ['outcome', 'priority', ...pool]],
+    ['model_rewrite_decisions_total', 'counter', ['model_rewrite_name', 'model_name', 'target_model']],
+    ['datalayer_poll_errors_total', 'counter', ['source_type']],
+    ['datalayer_extract_errors_total', 'counter', ['source_type', 'extractor_type']],
+    ['extproc_streams_inflight', 'gauge', []],
+    ['extproc_stream_duration_seconds', 'histogram', []],
+    ['extproc_streams_total', 'counter', ['code']],
+    ['prefix_indexer_size', 'gauge', P],
+    ['prefix_indexer_hit_ratio', 'histogram', P],
+    ['prefix_indexer_hit_bytes', 'histogram', P],
+    ['inflight_requests', 'gauge', inFlight],
+    ['inflight_tokens', 'gauge', inFlight],
+    ['encoder_cache_queries_total', 'counter', [...P, 'modality']],
+    ['encoder_cache_hits_total', 'counter', [...P, 'modality', 'pod']],
+    ['encoder_cache_hit_ratio', 'histogram', P],
+    ['pd_decision_total', 'counter', [...P, 'model_name', 'decision_type']],
+    ['disagg_decision_total', 'counter', [...P, 'model_name', 'decision_type']],
+    ['inference_request_metric', 'gauge', [...P, ...M, 'type']],
+    ['request_predicted_ttft_seconds', 'histogram', [...P, ...M]],
+    ['request_ttft_prediction_duration_seconds', 'histogram', [...P, ...M]],
+    ['request_predicted_tpot_seconds', 'histogram', [...P, ...M]],
+    ['request_tpot_prediction_duration_seconds', 'histogram', [...P, ...M]],
+    ['request_slo_violation_total', 'counter', [...P, ...M, 'type']],
+  ];
+
+  it('have the names, types and labels of the reference', () => {
+    const ours = new Map<string, EppMetric>(Object.values(eppMetrics).map((metric) => [metric.name, metric]));
+    const told = reference.map(([name]) => {
+      const metric = ours.get(`llm_d_epp_${name}`);
+      return [name, metric?.type, [...(metric?.labels ?? ['missing'])].sort()];
+    });
+    expect(told).toEqual(reference.map(([name, type, labels]) => [name, type, [...labels].sort()]));
+  });
+
+  it('are all on the page, the five of the book among them, and the former names when asked for', async () => {
+    const epp = await start(yaml(['prefix-cache-scorer'], 'featureGates: [flowControl]\n'), ['--legacy-metric-names']);
+    const page = await (await fetch(urlOf(epp, '/metrics'))).text();
+    const types = new Map([...page.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name = '', type = '']) => [name, type]));
+    const missing = reference.filter(([name, type]) => types.get(`llm_d_epp_${name}`) !== type);
+    expect(missing).toEqual([]);
+    const book = ['requests_total', 'pod_score', 'decision_duration_seconds', 'cache_hits_total', 'cache_misses_total'];
+    expect(book.filter((name) => !types.has(`scheduler_${name}`))).toEqual([]);
+    const former = [
+      ...'request_total request_error_total request_duration_seconds request_sizes response_sizes input_tokens'.split(
+        ' ',
+      ),
+      ...'output_tokens prompt_cached_tokens normalized_time_per_output_token_seconds running_requests'.split(' '),
+      ...'inference_request_metric request_slo_violation_total request_ttft_seconds request_tpot_seconds'.split(' '),
+      ...'request_predicted_ttft_seconds request_predicted_tpot_seconds'.split(' '),
+      ...'request_ttft_prediction_duration_seconds request_tpot_prediction_duration_seconds'.split(' '),
+    ].map((name) => `inference_objective_${name}`);
+    const pools =
+      'average_kv_cache_utilization average_queue_size average_running_requests ready_pods per_pod_queue_size';
+    former.push(...pools.split(' ').map((name) => `inference_pool_${name}`));
+    const extension =
+      'scheduler_e2e_duration_seconds scheduler_attempts_total plugin_duration_seconds prefix_indexer_size ' +
+      'prefix_indexer_hit_ratio prefix_indexer_hit_bytes info flow_control_request_queue_duration_seconds ' +
+      'flow_control_dispatch_cycle_duration_seconds flow_control_request_enqueue_duration_seconds ' +
+      'flow_control_queue_size flow_control_queue_bytes flow_control_pool_saturation model_rewrite_decisions_total';
+    former.push(...extension.split(' ').map((name) => `inference_extension_${name}`));
+    const scheduler =
+      'pd_decision_total disagg_decision_total datalayer_poll_errors_total datalayer_extract_errors_total';
+    former.push(...scheduler.split(' ').map((name) => `llm_d_inference_scheduler_${name}`));
+    expect(former.filter((name) => !types.has(name))).toEqual([]);
   });
 });

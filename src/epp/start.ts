@@ -77,6 +77,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     datastore,
     openStreams: () => server?.calls ?? 0,
     handler: () => live.built.handler,
+    plugins: () => live.built.plugins,
   });
   const { scrapeErrors, registry } = telemetry;
   const traces = new TraceRing(config.explainRequests);
@@ -152,7 +153,17 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       address,
       port: config.grpcPort,
       services: new Map([
-        [processMethod, createProcessService({ director, maxBodyBytes: config.maxRequestBodyBytes, log })],
+        [
+          processMethod,
+          createProcessService({
+            ...(config.grpcStreamMetrics
+              ? { onStream: (code: number, seconds: number) => telemetry?.streamEnded(code, seconds) }
+              : {}),
+            director,
+            maxBodyBytes: config.maxRequestBodyBytes,
+            log,
+          }),
+        ],
         ...(config.healthChecking ? healthServices : []),
       ]),
       maxMessageBytes: config.grpcMaxRecvMsgSize,
@@ -197,6 +208,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
         random,
         log,
         onError: () => scrapeErrors.inc(),
+        onLack: () => telemetry?.extractErrors.inc(),
       });
       closers.push(() => scraper.close());
     }

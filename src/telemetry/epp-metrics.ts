@@ -21,6 +21,13 @@ const tokens = [
 
 const request = ['model_name', 'target_model_name', 'fairness_id', 'priority'] as const;
 
+const plugin = ['plugin_name', 'plugin_type'] as const;
+const prediction = [...plugin, 'model_name', 'target_model_name'] as const;
+const inFlight = ['endpoint_name', 'namespace', 'producer_name', 'fairness_id', 'priority'] as const;
+const ratios = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
+const tokenSeconds = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10];
+const pluginSeconds = [0.000_001, 0.000_005, 0.000_01, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1];
+
 const counter = <const L extends readonly string[]>(name: string, help: string, labels: L) =>
   ({ name, help, type: 'counter', labels }) as const;
 const gauge = <const L extends readonly string[]>(name: string, help: string, labels: L) =>
@@ -193,6 +200,148 @@ export const eppMetrics = {
     'Choices made without the say of a plugin: it threw, was late, gave no number, or is down.',
     ['plugin_name', 'reason'],
   ),
+  processing: histogram(
+    'llm_d_epp_request_processing_duration_seconds',
+    'Own work for a request, from its last byte to the answer to the gateway; without what it waits for.',
+    [],
+    decisionSeconds,
+  ),
+  responseProcessing: histogram(
+    'llm_d_epp_response_processing_duration_seconds',
+    'Own work for an answer, all its pieces together.',
+    [],
+    decisionSeconds,
+  ),
+  timePerToken: histogram(
+    'llm_d_epp_request_ntpot_seconds',
+    'Time of the whole exchange for each token of the answer.',
+    request,
+    tokenSeconds,
+  ),
+  streamingTimePerToken: histogram(
+    'llm_d_epp_request_streaming_tpot_seconds',
+    'Time for each token after the first of a streamed answer.',
+    request,
+    tokenSeconds,
+  ),
+  streamingPause: histogram(
+    'llm_d_epp_request_streaming_itl_seconds',
+    'Time between two pieces of a streamed answer.',
+    request,
+    tokenSeconds,
+  ),
+  deviationQueue: gauge('llm_d_epp_std_dev_queue_size', 'Standard deviation of the queues behind the mean.', ['name']),
+  deviationRunning: gauge(
+    'llm_d_epp_std_dev_running_requests',
+    'Standard deviation of the running requests behind the mean.',
+    ['name'],
+  ),
+  deviationKvCache: gauge(
+    'llm_d_epp_std_dev_kv_cache_utilization',
+    'Standard deviation of the KV cache use behind the mean.',
+    ['name'],
+  ),
+  pluginDuration: histogram(
+    'llm_d_epp_plugin_duration_seconds',
+    'Time of one call of a plugin; of every eighth request.',
+    ['extension_point', 'plugin_type', 'plugin_name'],
+    pluginSeconds,
+  ),
+  scopeViolations: counter(
+    'llm_d_epp_plugin_data_scope_violations_total',
+    'No series: plugins cannot reach data that is not theirs.',
+    ['extension_point', 'plugin_type', 'plugin_name', 'access'],
+  ),
+  pdDecisions: counter('llm_d_epp_pd_decision_total', 'As llm_d_epp_disagg_decision_total.', [
+    'plugin_name',
+    'plugin_type',
+    'model_name',
+    'decision_type',
+  ]),
+  extractErrors: counter('llm_d_epp_datalayer_extract_errors_total', 'Metrics pages that lacked what was looked for.', [
+    'source_type',
+    'extractor_type',
+  ]),
+  streamDuration: histogram(
+    'llm_d_epp_extproc_stream_duration_seconds',
+    "Time that a gateway's stream was open; with --enable-grpc-stream-metrics.",
+    [],
+    [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600],
+  ),
+  streams: counter('llm_d_epp_extproc_streams_total', 'Streams that ended; with --enable-grpc-stream-metrics.', [
+    'code',
+  ]),
+  prefixIndexSize: gauge('llm_d_epp_prefix_indexer_size', 'Blocks that the index of prefixes holds.', plugin),
+  prefixHitRatio: histogram(
+    'llm_d_epp_prefix_indexer_hit_ratio',
+    'Share of the prompt that the chosen endpoint was believed to hold.',
+    plugin,
+    ratios,
+  ),
+  prefixHitBytes: histogram(
+    'llm_d_epp_prefix_indexer_hit_bytes',
+    'That part of the prompt in bytes, at four a token.',
+    plugin,
+    bytes,
+  ),
+  inFlightRequests: gauge('llm_d_epp_inflight_requests', 'Requests that were sent and have not ended.', inFlight),
+  inFlightTokens: gauge(
+    'llm_d_epp_inflight_tokens',
+    'Prompt tokens that were sent and are yet to be computed.',
+    inFlight,
+  ),
+  encoderQueries: counter('llm_d_epp_encoder_cache_queries_total', 'Media in requests.', [
+    ...plugin,
+    'modality',
+  ] as const),
+  encoderHits: counter('llm_d_epp_encoder_cache_hits_total', 'Media that the chosen endpoint had encoded before.', [
+    ...plugin,
+    'modality',
+    'pod',
+  ] as const),
+  encoderHitRatio: histogram(
+    'llm_d_epp_encoder_cache_hit_ratio',
+    "Share of a request's media that the chosen endpoint had encoded before.",
+    plugin,
+    ratios,
+  ),
+  latencyMetric: gauge(
+    'llm_d_epp_inference_request_metric',
+    'Latest latency, seen and predicted, in seconds: type is ttft, tpot, predicted_ttft or predicted_tpot.',
+    [...plugin, 'model_name', 'target_model_name', 'type'] as const,
+  ),
+  predictedTtft: histogram(
+    'llm_d_epp_request_predicted_ttft_seconds',
+    'Predicted time to the first token at the chosen endpoint.',
+    prediction,
+    requestSeconds,
+  ),
+  ttftPrediction: histogram(
+    'llm_d_epp_request_ttft_prediction_duration_seconds',
+    'Time that the prediction took.',
+    prediction,
+    decisionSeconds,
+  ),
+  predictedTpot: histogram(
+    'llm_d_epp_request_predicted_tpot_seconds',
+    'Predicted time for each further token at the chosen endpoint.',
+    prediction,
+    tokenSeconds,
+  ),
+  tpotPrediction: histogram(
+    'llm_d_epp_request_tpot_prediction_duration_seconds',
+    'Time that the prediction took; it is the same one.',
+    prediction,
+    decisionSeconds,
+  ),
+  sloViolations: counter('llm_d_epp_request_slo_violation_total', 'Answers later than the client asked for.', [
+    ...prediction,
+    'type',
+  ] as const),
+  kvEvents: gauge('llm_d_epp_kv_cache_events', "Engines' cache events since the start, by what became of them.", [
+    ...plugin,
+    'result',
+  ] as const),
   configReloads: counter('signalbox_epp_config_reloads_total', 'Changes of the configuration, taken or refused.', [
     'result',
   ]),

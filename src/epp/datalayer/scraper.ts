@@ -38,6 +38,8 @@ export function startScraper(options: {
   readonly random: () => number;
   readonly log: Logger;
   readonly onError?: () => void;
+  /** Called for every page that lacks what is looked for; such a page counts as an error too. */
+  readonly onLack?: () => void;
 }): Scraper {
   const { datastore, settings, clock, random, log } = options;
   const agent = new Agent({
@@ -66,6 +68,7 @@ export function startScraper(options: {
         const page = await fetchPage(agent, origin, settings.path, signal);
         const reading = readLoad(page, metrics);
         if (reading === undefined) {
+          options.onLack?.();
           throw new AppError('invalid', `the page lacks ${metrics.waiting.name} or ${metrics.running.name}`);
         }
         endpoint.load.endReading(reading);

@@ -33,6 +33,7 @@ export interface Director {
   handle(question: Question, departure: { onLeave?: () => void }): Outcome | Promise<Outcome>;
 }
 
+const cancelled = 1;
 const invalidArgument = 3;
 const internal = 13;
 
@@ -40,11 +41,19 @@ const internal = 13;
 export function createProcessService(options: {
   readonly director: Director;
   readonly maxBodyBytes: number;
+  /** Told of every stream that ended: gRPC status and seconds. */
+  readonly onStream?: (code: number, seconds: number) => void;
   readonly log: Logger;
 }): Service {
-  const { director, log } = options;
+  const { director, log, onStream } = options;
   const limits = { maxBodyBytes: options.maxBodyBytes };
   return (call) => {
+    const startMs = onStream === undefined ? 0 : performance.now();
+    let code = cancelled;
+    const endCall = (status: number, message?: string): void => {
+      code = status;
+      call.end(status, message);
+    };
     let state = initialState;
     let exchange: Exchange | undefined;
     let replies: ProcessingResponse[] = [];
@@ -91,7 +100,7 @@ export function createProcessService(options: {
         flush();
       } catch (thrown) {
         log.error({ error: messageOf(thrown) }, 'a stream failed');
-        call.end(internal, 'internal error');
+        endCall(internal, 'internal error');
       }
     };
 
@@ -120,7 +129,7 @@ export function createProcessService(options: {
         case 'end':
           flush();
           finish(false);
-          call.end(effect.status, effect.message);
+          endCall(effect.status, effect.message);
           return;
       }
     };
@@ -133,7 +142,7 @@ export function createProcessService(options: {
         } catch (thrown) {
           if (!(thrown instanceof CodecError)) throw thrown;
           log.warn({ error: messageOf(thrown) }, 'a gateway sent a malformed message');
-          call.end(invalidArgument, `malformed ProcessingRequest: ${thrown.message}`);
+          endCall(invalidArgument, `malformed ProcessingRequest: ${thrown.message}`);
           return;
         }
         advance(message);
@@ -141,10 +150,11 @@ export function createProcessService(options: {
       },
       onHalfClose: () => {
         if (isOverAtClose(state)) finish(true);
-        call.end(0);
+        endCall(0);
       },
       onClose: () => {
         isClosed = true;
+        onStream?.(code, (performance.now() - startMs) / 1000);
         leave();
         finish(false);
       },

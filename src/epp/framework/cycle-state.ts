@@ -33,6 +33,10 @@ export class Cycle {
   readonly priority: number;
   /** The first choice of each profile that has run, in order. */
   readonly picked: Endpoint[] = [];
+  /** Told how long each plugin took, where that is measured. */
+  timing:
+    | ((point: string, plugin: { readonly type: string; readonly name: string }, seconds: number) => void)
+    | undefined;
   /** The producers have run. */
   isProduced = false;
   #values: Map<StateKey<unknown>, unknown> | undefined;

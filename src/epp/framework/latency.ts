@@ -13,6 +13,10 @@ export interface LatencyPredictions {
   /** What the client asked for; undefined where it did not. */
   readonly ttftObjectiveMs: number | undefined;
   readonly tpotObjectiveMs: number | undefined;
+  /** Who predicted. */
+  readonly producer: { readonly name: string; readonly type: string };
+  /** How long it took, seconds. */
+  readonly tookS: number;
   of(endpoint: Endpoint): LatencyPrediction | undefined;
 }
 

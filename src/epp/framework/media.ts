@@ -63,6 +63,8 @@ function sourceOf(value: unknown): string {
 export interface MediaMatch {
   /** 0–1. */
   share(endpoint: Endpoint): number;
+  /** Whether that one is among them. */
+  has(endpoint: Endpoint, source: string): boolean;
 }
 
 /** Written by the producer of media matches; absent without media. */

@@ -101,11 +101,14 @@ export class Profile {
   /** `endpoints` may hold ones that are not ready: they are dropped first. */
   run(cycle: Cycle, endpoints: readonly Endpoint[]): ProfileResult {
     const { filters, scorers, picker } = this.#parts;
+    const { timing } = cycle;
     let left = keepReady(endpoints);
     const steps = [endpoints, left];
     for (const filter of filters) {
       if (left.length === 0) break;
+      const startMs = timing === undefined ? 0 : performance.now();
       left = filter.filter(cycle, left);
+      timing?.('Filter', filter, (performance.now() - startMs) / 1000);
       steps.push(left);
     }
     if (left.some(isAvoided)) {
@@ -124,6 +127,7 @@ export class Profile {
       const weighted = scorers[s];
       if (weighted === undefined) continue;
       const scores = memory.subarray((s + 1) * count, (s + 2) * count);
+      const startMs = timing === undefined ? 0 : performance.now();
       try {
         weighted.scorer.score(cycle, left, scores);
       } catch (thrown) {
@@ -131,6 +135,7 @@ export class Profile {
         scores.fill(0);
         this.#parts.report?.(weighted.scorer.name, 'threw', thrown instanceof Error ? thrown.message : String(thrown));
       }
+      timing?.('Scorer', weighted.scorer, (performance.now() - startMs) / 1000);
       for (let i = 0; i < count; i++) {
         const score = scores[i] ?? 0;
         const clamped = Number.isNaN(score) ? 0 : Math.min(1, Math.max(0, score));
@@ -139,6 +144,9 @@ export class Profile {
       }
       kept.push(scores);
     }
-    return new ProfileResult(this.#parts, steps, kept, totals, picker.pick(cycle, left, totals));
+    const startMs = timing === undefined ? 0 : performance.now();
+    const picked = picker.pick(cycle, left, totals);
+    timing?.('Picker', picker, (performance.now() - startMs) / 1000);
+    return new ProfileResult(this.#parts, steps, kept, totals, picked);
   }
 }

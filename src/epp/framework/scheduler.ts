@@ -95,13 +95,23 @@ export class Scheduler {
     }
     const decision = new Decision(results, primary, [first, ...rest]);
     if (cycle.isTrial) return decision;
-    for (const hook of preRequests) hook.preRequest(cycle, decision, headers);
+    const { timing } = cycle;
+    for (const hook of preRequests) {
+      const startMs = timing === undefined ? 0 : performance.now();
+      hook.preRequest(cycle, decision, headers);
+      timing?.('PreRequest', hook, (performance.now() - startMs) / 1000);
+    }
     return decision;
   }
 
   #produce(cycle: Cycle): void {
     if (cycle.isProduced) return;
     cycle.isProduced = true;
-    for (const producer of this.#parts.producers) producer.produce(cycle);
+    const { timing } = cycle;
+    for (const producer of this.#parts.producers) {
+      const startMs = timing === undefined ? 0 : performance.now();
+      producer.produce(cycle);
+      timing?.('DataProducer', producer, (performance.now() - startMs) / 1000);
+    }
   }
 }

@@ -80,12 +80,15 @@ export const createPredictedLatencyProducer: PluginFactory = (
     };
   };
 
-  const write = (cycle: Cycle, of: (endpoint: Endpoint) => LatencyPrediction | undefined): void => {
+  const producer = { name: context.name, type: context.type };
+  const write = (cycle: Cycle, startMs: number, of: (endpoint: Endpoint) => LatencyPrediction | undefined): void => {
     const { request } = cycle;
     const tpotMs = objectiveMs(request, 'tpot');
     cycle.set(latencyKey, {
       ttftObjectiveMs: objectiveMs(request, 'ttft'),
       tpotObjectiveMs: tpotMs === undefined ? undefined : tpotMs * settings.sloBufferFactor,
+      producer,
+      tookS: (performance.now() - startMs) / 1000,
       of,
     });
   };
@@ -98,7 +101,7 @@ export const createPredictedLatencyProducer: PluginFactory = (
     produce: (cycle) => {
       if (isAsked || cycle.request.completion === undefined || ttft.samples < settings.minSamples) return;
       const found = new Map<Endpoint, LatencyPrediction>();
-      write(cycle, (endpoint) => {
+      write(cycle, performance.now(), (endpoint) => {
         if (!endpoint.load.isKnown) return undefined;
         let prediction = found.get(endpoint);
         if (prediction === undefined) {
@@ -113,10 +116,11 @@ export const createPredictedLatencyProducer: PluginFactory = (
       if (client === undefined || !isAsked || cycle.request.completion === undefined) return undefined;
       const endpoints = cycle.pool.filter(({ isReady, load }) => isReady && load.isKnown);
       if (endpoints.length === 0) return undefined;
+      const startMs = performance.now();
       return client.predict(endpoints.map((endpoint) => featuresOf(cycle, endpoint))).then((predictions) => {
         if (predictions === undefined) return;
         const byId = new Map(endpoints.map(({ id }, i) => [id, predictions[i]]));
-        write(cycle, ({ id }) => byId.get(id));
+        write(cycle, startMs, ({ id }) => byId.get(id));
       });
     },
     preRequest: (cycle, decision) => {

@@ -5,6 +5,8 @@ import type { Endpoint } from '../../framework/endpoint.ts';
 import { mediaMatchKey, mediaOf } from '../../framework/media.ts';
 import { type PluginFactory, type PreRequest, type Producer, parseParameters } from '../../framework/plugin.ts';
 
+const keyOf = (source: string): string => hash('sha1', source, 'base64url');
+
 const megabytesPerItem = 2;
 
 const parameters = z.strictObject({
@@ -22,7 +24,7 @@ export const createMmEmbeddingsCacheProducer: PluginFactory = (context): Produce
   let lastPool: readonly Endpoint[] | undefined;
 
   const keysOf = ({ request }: Cycle): readonly string[] => [
-    ...new Set(mediaOf(request).map(({ source }) => hash('sha1', source, 'base64url'))),
+    ...new Set(mediaOf(request).map(({ source }) => keyOf(source))),
   ];
   return {
     type: context.type,
@@ -41,6 +43,7 @@ export const createMmEmbeddingsCacheProducer: PluginFactory = (context): Produce
           const items = held.get(id);
           return items === undefined ? 0 : keys.filter((key) => items.has(key)).length / keys.length;
         },
+        has: ({ id }, source) => held.get(id)?.has(keyOf(source)) ?? false,
       });
     },
     preRequest: (cycle, decision) => {
