@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { type EppConfig, parseEppArgs } from '../epp/config.ts';
 import type { Watches } from '../epp/datalayer/pool-source.ts';
+import { createTokenReviewer } from '../epp/metrics-auth.ts';
 import { parsePickerConfig } from '../epp/picker-config.ts';
 import { type EppDeps, startEpp } from '../epp/start.ts';
 import { AppError, messageOf } from '../errors.ts';
@@ -29,23 +30,33 @@ async function main(): Promise<number> {
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
 
-  const needsKubernetes = picker.fileDiscovery === undefined || config.leaderElection;
+  const needsKubernetes = picker.fileDiscovery === undefined || config.leaderElection || config.metricsEndpointAuth;
   const kube = needsKubernetes ? await connect(config, log) : undefined;
+  const tracing =
+    config.tracing && config.otlpEndpoint !== ''
+      ? await (await import('../telemetry/tracing.ts')).startTracing({
+          endpoint: config.otlpEndpoint,
+          service: config.otelServiceName,
+          ratio: Number(config.traceRatio),
+          log,
+        })
+      : undefined;
   try {
-    const epp = await startEpp(config, picker, { log, ...kube?.deps });
+    const epp = await startEpp(config, picker, { log, ...kube?.deps, ...(tracing === undefined ? {} : { tracing }) });
     if (!stopped.signal.aborted) {
       await new Promise((resolve) => stopped.signal.addEventListener('abort', resolve, { once: true }));
     }
     log.info('stopping');
     await epp.close();
   } finally {
+    await tracing?.close();
     await kube?.close();
   }
   return 0;
 }
 
 interface Kube {
-  readonly deps: Required<Pick<EppDeps, 'watches' | 'elect'>>;
+  readonly deps: Required<Pick<EppDeps, 'watches' | 'elect' | 'reviewer'>>;
   close(): Promise<void>;
 }
 
@@ -102,7 +113,7 @@ async function connect(config: EppConfig, log: Logger): Promise<Kube> {
       },
     };
   };
-  return { deps: { watches, elect }, close: () => client.close() };
+  return { deps: { watches, elect, reviewer: createTokenReviewer(client) }, close: () => client.close() };
 }
 
 async function read(path: string): Promise<string> {

@@ -1,6 +1,7 @@
-import { AppError } from '../errors.ts';
+import { AppError, messageOf } from '../errors.ts';
 import { type ConfigOf, type Parsed, type Program, parseProgram, setting } from '../flags.ts';
 import { parseQuantity, quantityToNumber } from '../kube/quantity.ts';
+import { toCiphers } from './tls-options.ts';
 
 const size = (options: {
   readonly flag: string;
@@ -83,6 +84,50 @@ export const eppSettings = {
     description: 'oldest TLS version',
     choices: ['', 'VersionTLS12', 'VersionTLS13', '1.2', '1.3'],
     default: '',
+  }),
+  tlsCipherSuites: setting.list({
+    flag: 'tls-cipher-suites',
+    description: "cipher suites of TLS 1.2 by Go's names; OpenSSL's choice when empty",
+  }),
+  metricsEndpointAuth: setting.boolean({
+    flag: 'metrics-endpoint-auth',
+    description: 'the metrics port asks for a bearer token that may get the path (TokenReview, SubjectAccessReview)',
+    default: false,
+  }),
+  metricsCertDir: setting.text({
+    flag: 'metrics-cert-dir',
+    description: 'folder with tls.crt and tls.key of the metrics port; plain HTTP when empty',
+    placeholder: 'DIR',
+  }),
+  metricsClientCaFile: setting.text({
+    flag: 'metrics-client-ca-file',
+    description: 'authorities of the certificates that callers of the metrics port have to show',
+    placeholder: 'FILE',
+  }),
+  tracing: setting.boolean({
+    flag: 'tracing',
+    description: 'send spans to the collector, where one is named',
+    default: true,
+  }),
+  otlpEndpoint: setting.text({
+    flag: 'otlp-endpoint',
+    env: 'OTEL_EXPORTER_OTLP_ENDPOINT',
+    description: 'address of an OpenTelemetry collector; no spans when empty',
+    placeholder: 'URL',
+  }),
+  otelServiceName: setting.text({
+    flag: 'otel-service-name',
+    env: 'OTEL_SERVICE_NAME',
+    description: 'name of this service in traces',
+    default: 'llm-d-epp',
+    placeholder: 'NAME',
+  }),
+  traceRatio: setting.text({
+    flag: 'trace-ratio',
+    env: 'OTEL_TRACES_SAMPLER_ARG',
+    description: 'share of traces that are recorded where the caller has not decided, 0 to 1',
+    default: '0.1',
+    placeholder: 'RATIO',
   }),
   maxRequestBodyBytes: size({
     flag: 'max-request-body-bytes',
@@ -200,7 +245,6 @@ export const eppSettings = {
   }),
 
   // Accepted without effect.
-  tracing: ignoredSwitch('tracing', 'traces are not written'),
   enablePprof: ignoredSwitch('enable-pprof', 'there are no Go profiles'),
   experimentalPlugins: ignoredSwitch('allow-experimental-plugins', 'every plugin may be used'),
   grpcMaxSendMsgSize: ignored('grpc-max-send-msg-size', 'replies never exceed 64 KiB'),
@@ -212,10 +256,6 @@ export const eppSettings = {
   zapTimeEncoding: ignored('zap-time-encoding', 'times are ISO 8601'),
 
   // Refused when given: see parseEppArgs.
-  metricsEndpointAuth: ignoredSwitch('metrics-endpoint-auth', 'the metrics page asks for no token'),
-  tlsCipherSuites: ignored('tls-cipher-suites', 'not supported yet'),
-  metricsClientCaFile: ignored('metrics-client-ca-file', 'not supported yet'),
-  metricsCertDir: ignored('metrics-cert-dir', 'not supported yet'),
   queuedMetric: ignored('total-queued-requests-metric', 'removed'),
   runningMetric: ignored('total-running-requests-metric', 'removed'),
   kvMetric: ignored('kv-cache-usage-percentage-metric', 'removed'),
@@ -234,8 +274,6 @@ export const eppProgram: Program<typeof eppSettings> = {
 };
 
 const removedFlags = ['queuedMetric', 'runningMetric', 'kvMetric', 'loraMetric', 'cacheMetric'] as const;
-const unsupportedTexts = ['tlsCipherSuites', 'metricsClientCaFile', 'metricsCertDir'] as const;
-const unsupportedSwitches = ['metricsEndpointAuth'] as const;
 
 /** @throws AppError `usage` naming every flag that is wrong, or wrong beside another */
 export function parseEppArgs(
@@ -267,11 +305,15 @@ export function parseEppArgs(
       problems.push(`--${eppSettings[key].flag} was removed; use engineConfigs of the core-metrics-extractor plugin`);
     }
   }
-  for (const key of unsupportedTexts) {
-    if (config[key] !== '') problems.push(`--${eppSettings[key].flag} is not supported yet`);
+  try {
+    toCiphers(config.tlsCipherSuites);
+  } catch (thrown) {
+    problems.push(messageOf(thrown));
   }
-  for (const key of unsupportedSwitches) {
-    if (config[key]) problems.push(`--${eppSettings[key].flag}=true is not supported yet`);
+  const ratio = Number(config.traceRatio);
+  if (!(ratio >= 0 && ratio <= 1)) problems.push(`--trace-ratio: "${config.traceRatio}" is not between 0 and 1`);
+  if (config.metricsClientCaFile !== '' && config.metricsCertDir === '') {
+    problems.push('--metrics-client-ca-file needs --metrics-cert-dir: callers show certificates over TLS only');
   }
   if (problems.length > 0) throw new AppError('usage', `${eppProgram.name}: ${problems.join('; ')}`);
   return parsed;

@@ -7,6 +7,7 @@ import { type ModelNames, replaceModelName, toModelNames } from '../openai/model
 import { type Api, apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
 import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
+import type { TraceSpan, Tracing } from '../telemetry/tracing.ts';
 import type { Datastore, LiveEndpoint, Snapshot } from './datalayer/datastore.ts';
 import type { LiveLoad } from './datalayer/live-load.ts';
 import type { Outcomes } from './datalayer/outcomes.ts';
@@ -108,6 +109,7 @@ export function createDirector(deps: {
   readonly scheduler: () => Scheduler;
   readonly telemetry: EppTelemetry;
   readonly isSubsetHonoured: boolean;
+  readonly tracing?: Tracing;
   /** Whether the gateway is told the scores of the endpoints that were chosen among. */
   readonly areScoresTold: boolean;
   readonly policies: () => RequestPolicies;
@@ -194,6 +196,8 @@ export function createDirector(deps: {
     const trace = traces.take();
     trace?.begin(request, cycle.pool, clock.now());
     const start = performance.now();
+    const span = deps.tracing === undefined ? undefined : beginSpan(deps.tracing, inbound.headers);
+    const work = span?.child('gateway.request_orchestration');
     try {
       const added = new Map<string, string>();
       const decision = scheduler.schedule(cycle, candidatesOf(inbound), added);
@@ -212,6 +216,16 @@ export function createDirector(deps: {
           : replaceModelName(Buffer.concat(inbound.body, inbound.bodyBytes), flow.target);
       if (body !== undefined) added.set('content-length', String(body.reduce((sum, { length }) => sum + length, 0)));
       const observers = scheduler.exchangeObservers;
+      if (span !== undefined) {
+        added.set('traceparent', span.traceparent);
+        span.set({
+          'gen_ai.request.model': flow.target,
+          'llm_d.epp.request_id': request.id,
+          'llm_d.epp.endpoint': decision.primary.hostPort,
+          'llm_d.epp.prefill_endpoint': added.get('x-prefiller-host-port') ?? '',
+        });
+        work?.end();
+      }
       const route = toRoute(inbound.headers, request, decision, added, deps.areScoresTold);
       telemetry.processing.observe((performance.now() - start) / 1000);
       return {
@@ -228,11 +242,14 @@ export function createDirector(deps: {
             if (usage !== undefined) flowControl.used(flow, usage);
             flowControl.poke();
           },
-          { cycle, observers, telemetry },
+          { cycle, observers, telemetry, span },
         ),
       };
     } catch (thrown) {
       trace?.refused(messageOf(thrown));
+      work?.end();
+      span?.fail(messageOf(thrown));
+      span?.end();
       return { answer: refuse(thrown, flow), exchange: undefined };
     }
   };
@@ -430,6 +447,17 @@ interface Watchers {
   readonly cycle: Cycle;
   readonly observers: readonly ExchangeObserver[];
   readonly telemetry: EppTelemetry;
+  readonly span: TraceSpan | undefined;
+}
+
+/** A request of the trace that the gateway names. */
+function beginSpan(tracing: Tracing, headers: readonly string[]): TraceSpan | undefined {
+  const traceparent = headerOf(headers, 'traceparent');
+  const tracestate = headerOf(headers, 'tracestate');
+  return tracing.begin('gateway.request', {
+    ...(traceparent === undefined ? {} : { traceparent }),
+    ...(tracestate === undefined ? {} : { tracestate }),
+  });
 }
 
 /** Counts a request on its endpoints from the choice on, and watches the answer go by. */
@@ -540,6 +568,11 @@ export class WatchedExchange {
     this.#endDecode();
     const metrics = this.#metrics;
     metrics.running.dec();
+    const { span } = this.#watchers;
+    if (!isComplete) span?.fail('the client or the gateway went away');
+    else if (this.#status >= 500) span?.fail(`the endpoint answered ${this.#status}`);
+    span?.set({ 'http.response.status_code': this.#status });
+    span?.end();
     if (!isComplete) {
       metrics.error(499);
       this.#onEnd(undefined);

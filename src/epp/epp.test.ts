@@ -983,6 +983,9 @@ describe('flags', () => {
     [['--pool-name=a', '--lora-info-metric=x'], /--lora-info-metric was removed/],
     [['--pool-name=a', '--grpc-max-recv-msg-size=4x'], /must be a size/],
     [['--pool-name=a', '--grpc-prt=1'], /did you mean --grpc-port/],
+    [['--pool-name=a', '--tls-cipher-suites=TLS_NULL'], /--tls-cipher-suites: TLS_NULL is not known/],
+    [['--pool-name=a', '--metrics-client-ca-file=x'], /--metrics-client-ca-file needs --metrics-cert-dir/],
+    [['--pool-name=a', '--trace-ratio=2'], /--trace-ratio/],
   ])('%j', (argv, message) => {
     expect(() => parseEppArgs(argv, {})).toThrow(message);
   });

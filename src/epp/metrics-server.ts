@@ -1,10 +1,12 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer, type Server as SecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
 import { AppError, messageOf } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
 import type { DebugAnswer } from './explain.ts';
 import { renderOldNames } from './legacy-metrics.ts';
+import type { MetricsAuth } from './metrics-auth.ts';
 
 /** Answers a call of `/debug/explain`; an AppError that it throws becomes its HTTP status. */
 export type DebugHandler = (call: {
@@ -12,6 +14,17 @@ export type DebugHandler = (call: {
   readonly query: URLSearchParams;
   readonly body: Buffer;
 }) => Promise<DebugAnswer>;
+
+export interface MetricsTls {
+  readonly cert: string | Buffer;
+  readonly key: string | Buffer;
+  /** Authorities of the certificates that callers have to show; none is asked for when absent. */
+  readonly ca?: string | Buffer;
+}
+
+function withClients(tls: MetricsTls) {
+  return tls.ca === undefined ? tls : { ...tls, requestCert: true, rejectUnauthorized: true };
+}
 
 const bodyTimeoutMs = 10_000;
 
@@ -24,14 +37,18 @@ export async function startMetricsServer(options: {
   /** What each plugin knows at the moment, by its name. */
   readonly pluginState: () => Readonly<Record<string, unknown>>;
   readonly maxBodyBytes: number;
+  /** Lets a caller pass or rejects; everybody passes without. */
+  readonly auth?: MetricsAuth;
+  readonly tls?: MetricsTls;
   readonly address: string | undefined;
   readonly port: number;
-}): Promise<{ readonly port: number; close(): Promise<void> }> {
+}): Promise<{ readonly port: number; setTls(tls: MetricsTls): void; close(): Promise<void> }> {
   const { registry, address, port } = options;
 
   const answer = async (request: IncomingMessage): Promise<DebugAnswer> => {
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://localhost');
     const method = request.method ?? 'GET';
+    await options.auth?.(request.headers.authorization, pathname);
     const isRead = method === 'GET' || method === 'HEAD';
     if (pathname === '/metrics' && isRead) {
       const old = options.hasOldNames ? await renderOldNames(registry) : '';
@@ -50,16 +67,20 @@ export async function startMetricsServer(options: {
     return { status: 404, contentType: 'text/plain', body };
   };
 
-  const server = createServer({ requestTimeout: bodyTimeoutMs }, (request, response) => {
+  const serve = (request: IncomingMessage, response: ServerResponse): void => {
     answer(request).then(
       (given) => send(response, given),
       (thrown) => {
         const error = AppError.from(thrown);
         const body = `${JSON.stringify(errorBody(error.http, error.message))}\n`;
+        if (error.code === 'unauthorized') response.setHeader('www-authenticate', 'Bearer');
         send(response, { status: error.http, contentType: 'application/json', body });
       },
     );
-  });
+  };
+  const secure: SecureServer | undefined =
+    options.tls && createSecureServer({ requestTimeout: bodyTimeoutMs, ...withClients(options.tls) }, serve);
+  const server = secure ?? createServer({ requestTimeout: bodyTimeoutMs }, serve);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => {
       const where = `${address ?? '*'}:${port}`;
@@ -69,6 +90,7 @@ export async function startMetricsServer(options: {
   });
   return {
     port: (server.address() as AddressInfo).port,
+    setTls: (tls) => secure?.setSecureContext(tls),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

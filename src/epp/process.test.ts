@@ -1,12 +1,19 @@
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { get as httpsGet } from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { eventually } from '../../test/expect/eventually.ts';
+import { AppError } from '../errors.ts';
+import { createAuthority, issueCertificate } from '../pki.ts';
 import { type EppMetric, eppMetrics } from '../telemetry/epp-metrics.ts';
 import { silentLogger } from '../telemetry/log.ts';
+import { startTracing } from '../telemetry/tracing.ts';
 import { parseEppArgs } from './config.ts';
 import type { Explanation } from './explain.ts';
+import { createTokenReviewer, type TokenReviewer } from './metrics-auth.ts';
 import { parsePickerConfig } from './picker-config.ts';
 import { type Epp, type EppDeps, startEpp } from './start.ts';
 
@@ -212,5 +219,143 @@ describe('metrics', () => {
       'pd_decision_total disagg_decision_total datalayer_poll_errors_total datalayer_extract_errors_total';
     former.push(...scheduler.split(' ').map((name) => `llm_d_inference_scheduler_${name}`));
     expect(former.filter((name) => !types.has(name))).toEqual([]);
+  });
+});
+
+describe('the metrics port', () => {
+  it('asks for a token that may get the path, and asks the API server once a minute for each', async () => {
+    const asked: string[] = [];
+    const reviewer: TokenReviewer = {
+      userOf: async (token) => {
+        asked.push(token);
+        if (token === 'broken') throw new AppError('unavailable', 'the API server is gone');
+        return token === 'nobody' ? undefined : { username: token };
+      },
+      mayGet: async ({ username }) => username === 'prometheus',
+    };
+    const epp = await start(yaml(['queue-scorer']), ['--metrics-endpoint-auth'], { reviewer });
+    const get = async (token: string | undefined, path = '/metrics') => {
+      const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+      const response = await fetch(urlOf(epp, path), { headers });
+      await response.arrayBuffer();
+      return response.status;
+    };
+    expect(await get(undefined)).toBe(401);
+    expect(await get('nobody')).toBe(401);
+    expect(await get('somebody')).toBe(403);
+    expect(await get('prometheus')).toBe(200);
+    expect(await get('prometheus')).toBe(200);
+    expect(await get('prometheus', '/debug/plugins/state')).toBe(200);
+    expect(await get('broken')).toBe(503);
+    expect(await get('broken')).toBe(503);
+    expect(asked).toEqual(['nobody', 'somebody', 'prometheus', 'prometheus', 'broken', 'broken']);
+  });
+
+  it('asks the API server as kubelets and operators do', async () => {
+    const calls: unknown[] = [];
+    const reviewer = createTokenReviewer({
+      request: async <T>(method: 'POST', path: string, body: unknown): Promise<T> => {
+        calls.push([method, path, (body as { spec: unknown }).spec]);
+        const status = path.includes('tokenreviews')
+          ? { authenticated: true, user: { username: 'u', groups: ['g'] } }
+          : { allowed: true };
+        return { status } as T;
+      },
+    });
+    const user = await reviewer.userOf('t');
+    expect(await reviewer.mayGet(user ?? { username: '' }, '/metrics')).toBe(true);
+    expect(calls).toEqual([
+      ['POST', '/apis/authentication.k8s.io/v1/tokenreviews', { token: 't' }],
+      [
+        'POST',
+        '/apis/authorization.k8s.io/v1/subjectaccessreviews',
+        {
+          user: 'u',
+          uid: undefined,
+          groups: ['g'],
+          extra: undefined,
+          nonResourceAttributes: { path: '/metrics', verb: 'get' },
+        },
+      ],
+    ]);
+  });
+
+  it('speaks TLS with a certificate of its own, and lets callers in by theirs', async () => {
+    const period = { notBefore: new Date(Date.now() - 60_000), notAfter: new Date(Date.now() + 3600_000) };
+    const authority = await createAuthority({ commonName: 'test', ...period });
+    const served = await issueCertificate(authority, {
+      commonName: 'epp',
+      dnsNames: ['localhost'],
+      usage: 'server',
+      ...period,
+    });
+    const client = await issueCertificate(authority, {
+      commonName: 'client',
+      dnsNames: ['client'],
+      usage: 'client',
+      ...period,
+    });
+    const tlsDir = await mkdtemp(join(dir, 'tls-'));
+    await writeFile(join(tlsDir, 'tls.crt'), served.certificate);
+    await writeFile(join(tlsDir, 'tls.key'), served.key);
+    await writeFile(join(tlsDir, 'ca.crt'), authority.certificate);
+    const epp = await start(yaml(['queue-scorer']), [
+      `--metrics-cert-dir=${tlsDir}`,
+      `--metrics-client-ca-file=${join(tlsDir, 'ca.crt')}`,
+    ]);
+    const get = (shown: object) =>
+      new Promise<number | string>((resolve) => {
+        const options = { host: '127.0.0.1', port: epp.metricsPort, path: '/metrics', servername: 'localhost' };
+        httpsGet({ ...options, ca: authority.certificate, agent: false, ...shown }, (response) => {
+          response.resume();
+          resolve(response.statusCode ?? 0);
+        }).on('error', () => resolve('refused'));
+      });
+    expect(await get({})).toBe('refused');
+    expect(await get({ cert: client.certificate, key: client.key })).toBe(200);
+  });
+});
+
+describe('traces', () => {
+  it('go to the collector, as children of the gateway’s span, and are handed on', async () => {
+    const spans: { traceId: string; parentSpanId?: string; name: string; spanId: string }[] = [];
+    const collector = createServer((request, response) => {
+      let text = '';
+      request.on('data', (chunk) => {
+        text += String(chunk);
+      });
+      request.on('end', () => {
+        const body = JSON.parse(text) as {
+          resourceSpans: { scopeSpans: { spans: typeof spans }[] }[];
+        };
+        spans.push(...body.resourceSpans.flatMap(({ scopeSpans }) => scopeSpans.flatMap((scope) => scope.spans)));
+        response.writeHead(200, { 'content-type': 'application/json' }).end('{}');
+      });
+    });
+    await new Promise<void>((resolve) => collector.listen(0, '127.0.0.1', resolve));
+    const endpoint = `http://127.0.0.1:${(collector.address() as AddressInfo).port}`;
+    const tracing = await startTracing({ endpoint, service: 'epp', ratio: 0, log: silentLogger });
+    const parent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331';
+
+    // Nobody decided, and none of a hundred is sampled; or the caller decided.
+    expect(tracing.begin('r', {})).toBeUndefined();
+    expect(tracing.begin('r', { traceparent: `${parent}-00` })).toBeUndefined();
+    expect(tracing.begin('r', { traceparent: 'rubbish' })).toBeUndefined();
+    const span = tracing.begin('gateway.request', { traceparent: `${parent}-01`, tracestate: 'a=b' });
+    expect(span?.traceparent).toMatch(/^00-0af7651916cd43dd8448eb211c80319c-(?!b7ad6b7169203331)[0-9a-f]{16}-01$/);
+    const child = span?.child('inner');
+    child?.set({ answer: 42 });
+    child?.end();
+    span?.fail('it broke');
+    span?.end();
+    await tracing.close();
+    collector.close().closeAllConnections();
+    const [inner, outer] = spans;
+    expect(spans.map(({ name, traceId }) => [name, traceId])).toEqual([
+      ['inner', '0af7651916cd43dd8448eb211c80319c'],
+      ['gateway.request', '0af7651916cd43dd8448eb211c80319c'],
+    ]);
+    expect(outer?.parentSpanId).toBe('b7ad6b7169203331');
+    expect(inner?.parentSpanId).toBe(outer?.spanId);
   });
 });

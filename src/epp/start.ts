@@ -1,8 +1,10 @@
 import { type FSWatcher, watch } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
+import type { Tracing } from '../telemetry/tracing.ts';
 import type { EppConfig } from './config.ts';
 import { Datastore } from './datalayer/datastore.ts';
 import { engines } from './datalayer/engines.ts';
@@ -23,9 +25,11 @@ import { FlowControlMetrics } from './flow/flow-metrics.ts';
 import type { PluginFailure } from './framework/plugin.ts';
 import { startLiveScheduler } from './live-scheduler.ts';
 import { EppTelemetry } from './metrics.ts';
+import { createMetricsAuth, type TokenReviewer } from './metrics-auth.ts';
 import { startMetricsServer } from './metrics-server.ts';
 import { type BuiltScheduler, buildScheduler, type PickerConfig, parsePickerConfig } from './picker-config.ts';
 import { pluginFactories } from './plugins/register.ts';
+import { toCiphers } from './tls-options.ts';
 import { startWatchedFile } from './watched-file.ts';
 
 export interface EppDeps {
@@ -34,6 +38,10 @@ export interface EppDeps {
   readonly random?: () => number;
   /** Needed unless endpoints come from a file. */
   readonly watches?: Watches;
+  /** Where spans go; none are made without. */
+  readonly tracing?: Tracing;
+  /** Needed with --metrics-endpoint-auth. */
+  readonly reviewer?: TokenReviewer;
   /** Needed with --ha-enable-leader-election: calls back at every change until closed. */
   readonly elect?: (onChange: (isLeader: boolean) => void) => { close(): Promise<void> };
 }
@@ -103,6 +111,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
     }),
     scheduler: () => live.scheduler,
     telemetry,
+    ...(deps.tracing === undefined ? {} : { tracing: deps.tracing }),
     areScoresTold: config.emitEndpointScores,
     isSubsetHonoured: !config.disableEndpointSubsetFilter,
     clock,
@@ -123,6 +132,19 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       onError,
     });
     closers.push(() => healthServer.close());
+    if (config.metricsEndpointAuth && deps.reviewer === undefined) {
+      throw new AppError(
+        'usage',
+        '--metrics-endpoint-auth needs Kubernetes; without it give --metrics-endpoint-auth=false',
+      );
+    }
+    const auth =
+      config.metricsEndpointAuth && deps.reviewer !== undefined ? createMetricsAuth(deps.reviewer, clock) : undefined;
+    const readMetricsTls = async () => ({
+      ...(await readCertificate(config.metricsCertDir)),
+      ...(config.metricsClientCaFile === '' ? {} : { ca: await readFile(config.metricsClientCaFile) }),
+    });
+    const metricsTls = config.metricsCertDir === '' ? undefined : await readMetricsTls();
     const metricsServer = await startMetricsServer({
       registry,
       hasOldNames: config.legacyMetricNames,
@@ -134,6 +156,8 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
             director.explain({ headers: [':path', path], body: [body], bodyBytes: body.length, subset: undefined }),
           call,
         ),
+      ...(auth === undefined ? {} : { auth }),
+      ...(metricsTls === undefined ? {} : { tls: metricsTls }),
       pluginState: () =>
         Object.fromEntries(
           live.built.plugins.flatMap((plugin) => (plugin.state === undefined ? [] : [[plugin.name, plugin.state()]])),
@@ -142,13 +166,21 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
       port: config.metricsPort,
     });
     closers.push(() => metricsServer.close());
+    if (config.metricsCertDir !== '') {
+      const watcher = followCertificate(config.metricsCertDir, readMetricsTls, (tls) => metricsServer.setTls(tls), log);
+      closers.push(() => watcher.close());
+    }
 
     const tls = config.secureServing
       ? config.certPath === ''
         ? await makeCertificate(clock.now())
         : await readCertificate(config.certPath)
       : undefined;
-    const minVersion = config.tlsMinVersion.endsWith('3') ? 'TLSv1.3' : 'TLSv1.2';
+    const ciphers = toCiphers(config.tlsCipherSuites);
+    const tlsOptions = {
+      minVersion: config.tlsMinVersion.endsWith('3') ? 'TLSv1.3' : 'TLSv1.2',
+      ...(ciphers === undefined ? {} : { ciphers }),
+    } as const;
     const started = await startGrpcServer({
       address,
       port: config.grpcPort,
@@ -173,13 +205,18 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
           log.error({ error: messageOf(error) }, 'a stream failed');
         else onError(error);
       },
-      ...(tls === undefined ? {} : { tls: { ...tls, minVersion } }),
+      ...(tls === undefined ? {} : { tls: { ...tls, ...tlsOptions } }),
     });
     server = started;
     // If a later part cannot start there is nothing to drain; once all run, the drain below comes before their end.
     closers.push(() => started.close());
     if (config.secureServing && config.certPath !== '' && config.enableCertReload) {
-      const watcher = followCertificate(config.certPath, started, log);
+      const watcher = followCertificate(
+        config.certPath,
+        () => readCertificate(config.certPath),
+        (pair) => started.setTls({ ...pair, ...tlsOptions }),
+        log,
+      );
       closers.push(() => watcher.close());
     }
 
@@ -371,14 +408,15 @@ function createBoard(
   };
 }
 
-function followCertificate(dir: string, server: GrpcServer, log: Logger): FSWatcher {
+/** Takes a certificate over whenever its folder changes; one that cannot be read changes nothing. */
+function followCertificate<T>(dir: string, read: () => Promise<T>, take: (pair: T) => void, log: Logger): FSWatcher {
   let timer: NodeJS.Timeout | undefined;
   const watcher = watch(dir, () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      readCertificate(dir)
+      read()
         .then((pair) => {
-          server.setTls(pair);
+          take(pair);
           log.info({ dir }, 'certificate read again');
         })
         .catch((thrown) => log.error({ error: messageOf(thrown) }, 'certificate not taken over'));

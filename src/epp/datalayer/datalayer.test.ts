@@ -532,7 +532,7 @@ describe('the scraper', () => {
     answer = { status: 500, text: page(9) };
     await until(() => !load.isKnown, 'the reading is stale');
     expect(load.waiting).toBe(3);
-    expect(errors).toBeGreaterThan(errorsBefore);
+    await until(() => errors > errorsBefore, 'the failure is told');
     answer = { status: 200, text: page(4) };
     await until(() => load.isKnown && load.waiting === 4, 'it recovers');
     datastore.replace([]);

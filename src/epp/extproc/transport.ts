@@ -3,6 +3,8 @@ export interface TlsPair {
   readonly key: string | Buffer;
   /** Oldest version; Node's default when absent. */
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
+  /** OpenSSL's names, joined by colons. */
+  readonly ciphers?: string;
 }
 
 /** One HTTP/2 stream that carries a gRPC call, as the call sees it. */
