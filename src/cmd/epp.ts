@@ -7,7 +7,7 @@ import { createTokenReviewer } from '../epp/metrics-auth.ts';
 import { parsePickerConfig } from '../epp/picker-config.ts';
 import { type EppDeps, startEpp } from '../epp/start.ts';
 import { AppError, messageOf } from '../errors.ts';
-import type { LeaderElection } from '../kube/leader-election.ts';
+import type { ElectionTimes, LeaderElection, Lease } from '../kube/leader-election.ts';
 import type { KubeObject } from '../kube/object.ts';
 import { createLogger, type Logger, type LogLevel } from '../telemetry/log.ts';
 
@@ -60,14 +60,19 @@ interface Kube {
   close(): Promise<void>;
 }
 
+/** A dead picker is not ready until its lease ends, and the standby is warm: shorter than controllers have it. */
+const electionTimes: ElectionTimes = { leaseDurationMs: 8_000, renewDeadlineMs: 5_000, retryPeriodMs: 2_000 };
+
 /** Loaded only when it is needed: file discovery runs without it. */
 async function connect(config: EppConfig, log: Logger): Promise<Kube> {
-  const [{ loadKubeConfig }, { createClient }, { startInformer }, { startLeaderElection }] = await Promise.all([
-    import('../kube/config.ts'),
-    import('../kube/rest-client.ts'),
-    import('../kube/informer.ts'),
-    import('../kube/leader-election.ts'),
-  ]);
+  const [{ loadKubeConfig }, { createClient }, { startInformer }, { startLeaderElection }, { resources }] =
+    await Promise.all([
+      import('../kube/config.ts'),
+      import('../kube/rest-client.ts'),
+      import('../kube/informer.ts'),
+      import('../kube/leader-election.ts'),
+      import('../kube/resources.ts'),
+    ]);
   const { kubeconfig, poolNamespace: namespace, podName, endpointSelector } = config;
   // Replicas without a pool are those with the same selector; its text is no name, its hash is.
   const group = config.poolName === '' ? hash('sha256', endpointSelector).slice(0, 16) : config.poolName;
@@ -78,13 +83,15 @@ async function connect(config: EppConfig, log: Logger): Promise<Kube> {
       options: Parameters<Watches['watch']>[1],
     ) => startInformer<T>(client, resource, options, { log }),
   };
+  const leaseName = `epp-${namespace}-${group}.llm-d.ai`;
   const elect: Kube['deps']['elect'] = (onChange) => {
     let isClosed = false;
     const enter = (): LeaderElection => {
       const election = startLeaderElection(
         client,
         {
-          lease: { namespace, name: `epp-${namespace}-${group}.llm-d.ai` },
+          lease: { namespace, name: leaseName },
+          times: electionTimes,
           identity: `${podName === '' ? hostname() : podName}_${randomUUID()}`,
           // A picker that lost its lease only has to stop being ready: it stands for election again.
           onLost: (reason) => {
@@ -106,9 +113,20 @@ async function connect(config: EppConfig, log: Logger): Promise<Kube> {
       return election;
     };
     let current = enter();
+    const leases = startInformer<Lease>(
+      client,
+      resources.leases,
+      { namespace, fieldSelector: `metadata.name=${leaseName}` },
+      { log },
+    );
+    // A standby takes over in the moment in which the leader gives up, not at its next look.
+    leases.subscribe(({ type, object }) => {
+      if (type === 'deleted' || (object.spec?.holderIdentity ?? '') === '') current.hurry();
+    });
     return {
       close: () => {
         isClosed = true;
+        leases.close();
         return current.close();
       },
     };

@@ -7,7 +7,13 @@ import { ApplyMemory, applySet, findDifferences, planSet, withOwner } from './ap
 import type { Client, WatchEvent } from './client.ts';
 import { startEventRecorder } from './events.ts';
 import { type Change, startInformer } from './informer.ts';
-import { defaultElectionTimes, type ElectionState, step as electionStep, type Lease } from './leader-election.ts';
+import {
+  defaultElectionTimes,
+  type ElectionState,
+  step as electionStep,
+  type Lease,
+  startLeaderElection,
+} from './leader-election.ts';
 import type { KubeObject, Manifest } from './object.ts';
 import { compareQuantities, isSameQuantity, parseQuantity, quantityToNumber } from './quantity.ts';
 import { resources } from './resources.ts';
@@ -618,6 +624,39 @@ describe('leader election', () => {
     const mine = { ...lease('a'), spec: { ...lease('a').spec, acquireTime: 'long ago' } };
     const renew = electionStep('a', defaultElectionTimes, { kind: 'leading', renewedAtMs: 0 }, read(mine, 1));
     expect(renew.effects).toMatchObject([{ spec: { acquireTime: 'long ago', leaseTransitions: 3 } }]);
+  });
+
+  it('looks at once when it is told that the lease may be free', async () => {
+    // Time stands still: without being told it would wait for ever.
+    const clock = new ManualClock();
+    let current = lease('b');
+    let reads = 0;
+    const election = startLeaderElection(
+      {
+        get: async () => {
+          reads++;
+          return current;
+        },
+        create: async () => undefined,
+        replace: async (_resource: unknown, next: Lease) => {
+          current = next;
+        },
+      } as unknown as Client,
+      { lease: { namespace: 'ns', name: 'l' }, identity: 'a', onLost: () => {} },
+      { log: silentLogger, clock },
+    );
+    await clock.advance(0);
+    expect([reads, election.isLeading]).toEqual([1, false]);
+    current = lease('');
+    election.hurry();
+    await election.leading;
+    expect([reads, current.spec?.holderIdentity]).toEqual([2, 'a']);
+    // Who leads already is in no hurry.
+    election.hurry();
+    await clock.advance(0);
+    expect(reads).toBe(2);
+    await election.close();
+    expect(current.spec?.holderIdentity).toBe('');
   });
 });
 
