@@ -16,7 +16,9 @@ FROM base AS operator
 ENTRYPOINT ["node", "--enable-source-maps", "/app/operator.mjs"]
 
 FROM base AS epp
-ENTRYPOINT ["node", "--enable-source-maps", "/app/epp.mjs"]
+# As in bin/signalbox-epp.
+ENV MALLOC_ARENA_MAX=1
+ENTRYPOINT ["node", "--max-semi-space-size=4", "/app/epp.mjs"]
 
 FROM base AS sidecar
 ENTRYPOINT ["node", "--enable-source-maps", "/app/sidecar.mjs"]

@@ -94,10 +94,11 @@ async function startPicker(dir: string, enginesPort: number, endpoints: number, 
     ...['--drain-timeout', '0', '--refresh-metrics-interval', scraping, ...pickerFlags],
   ];
   const command = [...(canPin ? ['taskset', '-c', '0'] : []), join(root, 'bin', 'signalbox-epp'), ...args];
-  const NODE_OPTIONS = profileDir === undefined ? '' : `--cpu-prof --cpu-prof-dir=${profileDir}`;
+  const profiling = profileDir === undefined ? '' : `--cpu-prof --cpu-prof-dir=${profileDir}`;
+  const NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ''} ${profiling}`.trim();
   const child = spawn(command[0] ?? '', command.slice(1), {
     stdio: ['ignore', 'ignore', 'pipe'],
-    env: { PATH: process.env.PATH, NODE_OPTIONS },
+    env: { ...process.env, NODE_OPTIONS },
   });
   const listening = await firstLine(child.stderr, /"listening"/);
   return { child, pid: child.pid ?? 0, port: (JSON.parse(listening) as { grpcPort: number }).grpcPort };
