@@ -32,10 +32,28 @@ await build({ ...options, entryPoints: entryPoints('operator'), keepNames: true 
 await build({
   ...options,
   entryPoints: {
-    ...entryPoints('epp', 'sidecar', 'sim', 'signalbox'),
+    ...entryPoints('epp', 'sim', 'signalbox'),
     // The worker that runs a user's scorer; the picker finds it beside itself.
     'module-host': 'src/epp/plugins/module/host.ts',
   },
+});
+// The sidecar is on every decode pod: what it does not need costs memory there, and so does the text of what it needs. It calls
+// engines by HTTP/1.1 alone, so the client of HTTP/2, which loads node's at once, is left out.
+await build({
+  ...options,
+  entryPoints: entryPoints('sidecar'),
+  minifyWhitespace: true,
+  minifySyntax: true,
+  plugins: [
+    {
+      name: 'without-http2-client',
+      setup: (build) => {
+        build.onLoad({ filter: /undici\/lib\/dispatcher\/client-h2\.js$/ }, () => ({
+          contents: 'module.exports = undefined',
+        }));
+      },
+    },
+  ],
 });
 await rm('dist', { recursive: true, force: true });
 await rename('dist.new', 'dist');

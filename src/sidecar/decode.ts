@@ -2,7 +2,7 @@ import { AnswerReader } from '../openai/answer.ts';
 import { errorBody } from '../openai/error-body.ts';
 import { createThresholdJudge } from './cache-threshold.ts';
 import { CachedTokensRewriter } from './cached-tokens.ts';
-import { failureKindOf, type IncomingHeaders, Refused, relay, sendError, type Tap } from './forward.ts';
+import { breakOff, failureKindOf, type IncomingHeaders, Refused, relay, sendError, type Tap } from './forward.ts';
 import { answerHeaders, type PipelineDeps, type Prefilled, type Turn } from './turn.ts';
 
 /** How long a cut stream stays open after the event that says so. */
@@ -80,12 +80,12 @@ export function createDecode(deps: PipelineDeps) {
     }
     // The answer is cut: an event says why, and the connection ends without its proper end.
     if (!turn.request.stream) {
-      res.destroy();
+      breakOff(res);
       return;
     }
     res.write(`data: ${JSON.stringify(errorBody(status, message))}\n\n`);
     // A gateway drops what it still holds when the connection breaks: it gets a moment to hand the event on.
-    setTimeout(() => res.destroy(), cutLingerMs);
+    setTimeout(() => breakOff(res), cutLingerMs);
   }
 
   function remember(turn: Turn, reader: AnswerReader, prefilled: Prefilled | undefined): void {

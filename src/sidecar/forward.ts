@@ -1,9 +1,6 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import { PassThrough, type Readable } from 'node:stream';
 import type { Dispatcher, Pool } from 'undici';
-// Of the package's many parts this one is all that is used: the index costs 5 MB of memory.
-// @ts-expect-error: the package declares its index only.
-import HttpPool from 'undici/lib/dispatcher/pool.js';
 import { AppError } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
 
@@ -78,7 +75,7 @@ export class Exchange {
     this.res = res;
     this.startedMs = performance.now();
     res.on('close', () => {
-      if (res.writableFinished) return;
+      if (isAnswered(res)) return;
       this.#isGone = true;
       this.#cancel?.(new ClientGone());
     });
@@ -100,6 +97,8 @@ export class Exchange {
     if (cancel && this.#isGone) cancel(new ClientGone());
   }
 }
+
+const COLON = 58;
 
 const hopByHop: ReadonlySet<string> = new Set([
   'connection',
@@ -130,6 +129,8 @@ export function forwardedHeaders(req: IncomingMessage, without?: ReadonlySet<str
   const headers: string[] = [];
   for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
     const name = rawHeaders[i] ?? '';
+    // What HTTP/2 has for a request line.
+    if (name.charCodeAt(0) === COLON) continue;
     const lower = name.toLowerCase();
     if (notForwarded.has(lower) || without?.has(lower) || listed?.has(lower)) continue;
     headers.push(name, rawHeaders[i + 1] ?? '');
@@ -160,6 +161,38 @@ export function returnedHeaders(
   return out;
 }
 
+/** Whether a client's request came over HTTP/2, whose compatibility layer lacks some of HTTP/1.1. */
+function isHttp2(message: IncomingMessage | ServerResponse): boolean {
+  return 'stream' in message;
+}
+
+/** Whether the whole answer went to the client; asked when `res` closes. A reset stream of HTTP/2 counts as finished for node. */
+export function isAnswered(res: ServerResponse): boolean {
+  const { stream } = res as ServerResponse & { readonly stream?: { readonly rstCode?: number } };
+  return res.writableFinished && !stream?.rstCode;
+}
+
+/** Begins an answer. `headers` is a flat list, its values one or several. */
+export function writeHead(
+  res: ServerResponse,
+  status: number,
+  statusMessage: string,
+  headers: readonly (string | string[])[],
+): void {
+  // @types/node lacks the flat list with repeated values, which node takes. HTTP/2 has no reason phrase.
+  if (isHttp2(res)) res.writeHead(status, headers as string[]);
+  else res.writeHead(status, statusMessage, headers as string[]);
+}
+
+/** Ends an answer so that the client sees that it is not whole. */
+export function breakOff(res: ServerResponse): void {
+  const { stream } = res as ServerResponse & { readonly stream?: { close(code: number): void } };
+  if (stream) stream.close(http2InternalError);
+  else res.destroy();
+}
+
+const http2InternalError = 2;
+
 /** Answers with an OpenAI error body, unless an answer has begun. */
 export function sendError(
   res: ServerResponse,
@@ -168,11 +201,13 @@ export function sendError(
   options: { readonly param?: string; readonly headers?: Readonly<Record<string, string>> } = {},
 ): void {
   if (res.headersSent || res.destroyed) {
-    res.destroy();
+    breakOff(res);
     return;
   }
   const body = Buffer.from(JSON.stringify(errorBody(status, message, options.param ?? null)));
-  res.writeHead(status, { ...options.headers, 'content-type': 'application/json', 'content-length': body.length });
+  const head = { ...options.headers, 'content-type': 'application/json', 'content-length': String(body.length) };
+  const list = Object.entries(head).filter(([name]) => name !== 'connection' || !isHttp2(res));
+  writeHead(res, status, STATUS_CODES[status] ?? '', list.flat());
   res.end(body);
 }
 
@@ -202,6 +237,7 @@ export function readBody(req: IncomingMessage, maxBytes: number): Promise<Buffer
     let more: Buffer[] | undefined;
     let size = 0;
     req.on('error', () => reject(new ClientGone()));
+    req.on('aborted', () => reject(new ClientGone()));
     req.on('close', () => {
       if (!req.complete) reject(new ClientGone());
     });
@@ -408,8 +444,7 @@ class Relay implements Dispatcher.DispatchHandler {
     this.#status = status;
     const { res } = this.#exchange;
     const list = returnedHeaders(headers, this.#hooks.extra, this.#tap?.isLengthKept ?? true);
-    // @types/node lacks the flat list with repeated values, which node takes.
-    res.writeHead(status, statusMessage, list as string[]);
+    writeHead(res, status, statusMessage, list);
     // The head of a stream goes out before its first token.
     if (headers['content-length'] === undefined) res.flushHeaders();
     return true;
@@ -510,80 +545,12 @@ const smallBodyBytes = 64 * 1024;
 /** The body to send on: nothing, a small one read whole, or a stream whose failure leaves the client's connection whole. */
 export async function passedBody(req: IncomingMessage): Promise<Buffer | Readable | null> {
   const length = req.headers['content-length'];
-  if (req.headers['transfer-encoding'] === undefined) {
-    if (length === undefined || length === '0') return null;
+  const { stream } = req as IncomingMessage & { readonly stream?: { readonly endAfterHeaders: boolean } };
+  if (stream ? stream.endAfterHeaders || length !== undefined : req.headers['transfer-encoding'] === undefined) {
+    if (stream?.endAfterHeaders || length === undefined || length === '0') return null;
     if (Number(length) <= smallBodyBytes) return readBody(req, smallBodyBytes);
   }
   const body = new PassThrough();
   req.pipe(body);
   return body;
-}
-
-export interface PoolOptions {
-  readonly isTls: boolean;
-  readonly isInsecure: boolean;
-  readonly ca: string[] | undefined;
-  /** Name to ask for and to find in certificates; undefined: the upstream's own. */
-  readonly serverName: string | undefined;
-  readonly connectTimeoutMs: number;
-  readonly maxConnections: number;
-}
-
-/** uvicorn closes a connection that idled for 5 s; ours are closed before. */
-const idleMs = 4000;
-
-/** Connections to one upstream. */
-export function createPool(host: string, options: PoolOptions): Pool {
-  return new (HttpPool as typeof Pool)(`${options.isTls ? 'https' : 'http'}://${host}`, {
-    connections: options.maxConnections,
-    pipelining: 1,
-    allowH2: false,
-    keepAliveTimeout: idleMs,
-    keepAliveMaxTimeout: idleMs,
-    connect: {
-      timeout: options.connectTimeoutMs,
-      ...(options.isTls
-        ? {
-            rejectUnauthorized: !options.isInsecure,
-            ...(options.ca ? { ca: options.ca } : {}),
-            ...(options.serverName ? { servername: options.serverName } : {}),
-          }
-        : {}),
-    },
-  });
-}
-
-const maxPools = 256;
-
-/** Pools by upstream, the least recently used closed when there are many. */
-export class Pools {
-  readonly #options: PoolOptions;
-  readonly #pools = new Map<string, Pool>();
-
-  constructor(options: PoolOptions) {
-    this.#options = options;
-  }
-
-  get(hostPort: string, isTls = this.#options.isTls): Pool {
-    const key = `${isTls ? 'https' : 'http'}://${hostPort}`;
-    let pool = this.#pools.get(key);
-    if (pool) this.#pools.delete(key);
-    else pool = createPool(hostPort, { ...this.#options, isTls });
-    this.#pools.set(key, pool);
-    if (this.#pools.size > maxPools) {
-      const oldest = this.#pools.entries().next().value;
-      if (oldest) {
-        this.#pools.delete(oldest[0]);
-        // Lets what is under way finish.
-        void oldest[1].close();
-      }
-    }
-    return pool;
-  }
-
-  async close(): Promise<void> {
-    const pools = [...this.#pools.values()];
-    this.#pools.clear();
-    await Promise.all(pools.map((pool) => pool.destroy()));
-  }
 }

@@ -1,5 +1,5 @@
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http';
-import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
+import type { Server as TlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { type Clock, systemClock } from '../clock.ts';
@@ -15,21 +15,23 @@ import type { SidecarConfig } from './config.ts';
 import { decoderFailure } from './decode.ts';
 import { isEngineHealthy, startEngineWatch } from './engine-watch.ts';
 import {
+  breakOff,
   ClientGone,
-  createPool,
   Exchange,
   forwardedHeaders,
-  Pools,
+  isAnswered,
   passedBody,
   readBody,
   relay,
   sendError,
 } from './forward.ts';
 import { toHostPort } from './host-port.ts';
+import { serveHttp2 } from './http2.ts';
 import { createPipeline } from './pipeline.ts';
 import { routeOf } from './routes.ts';
 import { Sessions } from './sessions.ts';
-import { readServingCertificate, trustedCertificates, watchServingCertificate } from './tls.ts';
+import { createTrust, readServingCertificate, watchCertificates } from './tls.ts';
+import { createPool, Pools } from './upstream-pools.ts';
 
 export interface SidecarDeps {
   readonly log: Logger;
@@ -75,8 +77,9 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   let early = 0;
   let onEarlyDone = () => {};
   const metrics = createSidecarMetrics({ inFlight: () => inFlight, sessions: () => sessions.size });
-  const ca = trustedCertificates(config.certPath);
-  const shared = { ca, serverName: config.tlsServerName, maxConnections: config.maxConnections };
+  const isTrusting = config.decoder.isTls || config.prefill.isTls || config.prefill.url?.protocol === 'https:';
+  const trust = await createTrust(config.certPath, isTrusting || config.encode?.isTls === true);
+  const shared = { trust, serverName: config.tlsServerName, maxConnections: config.maxConnections };
   const decoder = createPool(toHostPort(config.decoder.host, config.decoder.port), { ...shared, ...config.decoder });
   const prefillPools = new Pools({ ...shared, ...config.prefill });
   const encodePools = new Pools({ ...shared, ...(config.encode ?? config.prefill) });
@@ -148,7 +151,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
         onFailed: (error, isStarted) => {
           if (exchange.isGone) return;
           const failure = decoderFailure(error, { config, metrics, log, onDecoderRefused: () => forget('refused') });
-          if (isStarted) res.destroy();
+          if (isStarted) breakOff(res);
           else sendError(res, failure.status, failure.message);
         },
       });
@@ -166,7 +169,8 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   const answers = new WeakMap<object, ServerResponse>();
   const listener: RequestListener = (req: IncomingMessage, res: ServerResponse) => {
     const route = routeOf(req.method ?? 'GET', req.url ?? '/');
-    if (isDraining) res.shouldKeepAlive = false;
+    if (isDraining && req.httpVersionMajor === 1) res.shouldKeepAlive = false;
+    if (req.httpVersionMajor === 2 && guardHttp2(req, res) === 'refused') return;
     switch (route.kind) {
       case 'health':
         sendText(res, 200, 'ok\n');
@@ -186,7 +190,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
           if (answers.get(req.socket) === res) answers.delete(req.socket);
           inFlight--;
           if (isEarly && --early === 0) onEarlyDone();
-          count(kind, res.writableFinished ? res.statusCode : 499);
+          count(kind, isAnswered(res) ? res.statusCode : 499);
         });
         const exchange = new Exchange(req, res);
         void (route.kind === 'completion'
@@ -211,13 +215,20 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     connectionsCheckingInterval: timeoutCheckMs,
     noDelay: true,
   };
-  let certificateWatch: { close(): void } | undefined;
   let server: Server | TlsServer;
+  let tlsServer: TlsServer | undefined;
   if (config.isSecure && config.certPath !== undefined) {
-    const tls = createTls(config.certPath, serverOptions, listener);
-    certificateWatch = watchServingCertificate(config.certPath, tls, log);
-    server = tls;
+    tlsServer = await createTls(config.certPath, serverOptions, listener);
+    server = tlsServer;
   } else server = createServer(serverOptions, listener);
+  const certificateWatch =
+    config.certPath === undefined ? undefined : watchCertificates(config.certPath, { server: tlsServer, trust }, log);
+  const http2 = serveHttp2(
+    server,
+    tlsServer ? 'secureConnection' : 'connection',
+    { maxHeaderBytes, headersTimeoutMs, idleTimeoutMs: keepAliveTimeoutMs },
+    listener,
+  );
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => {
     if (answers.get(socket)?.headersSent || !socket.writable || error.code === 'ECONNRESET') socket.destroy();
     else refuseMalformed(socket, error.code);
@@ -251,6 +262,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   } catch (thrown) {
     server.close();
     own.close();
+    http2.close();
     await release();
     throw thrown;
   }
@@ -274,10 +286,12 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       }
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
+      http2.drain();
       await Promise.race([closed, deadline]);
       abort.abort();
       if (inFlight > 0) log.warn({ inFlight }, 'the drain time is over; requests are cut');
       server.closeAllConnections();
+      http2.close();
       await closed;
       await release();
       await new Promise<void>((resolve) => {
@@ -286,6 +300,20 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
       });
     },
   };
+}
+
+/** What Node does for a request of HTTP/1.1: no CONNECT, and an end to an upload that takes too long. */
+function guardHttp2(req: IncomingMessage, res: ServerResponse): 'refused' | undefined {
+  if (req.method === 'CONNECT') {
+    sendError(res, 405, 'CONNECT is not served here');
+    return 'refused';
+  }
+  const { stream } = req as IncomingMessage & { readonly stream?: { readonly endAfterHeaders: boolean } };
+  if (stream?.endAfterHeaders) return undefined;
+  const timer = setTimeout(() => sendError(res, 408, 'the request was not sent in time'), uploadTimeoutMs);
+  timer.unref();
+  for (const event of ['end', 'aborted', 'close']) req.once(event, () => clearTimeout(timer));
+  return undefined;
 }
 
 /** Answers what is no HTTP request, and ends its connection: what follows on it cannot be told apart. */
@@ -322,10 +350,12 @@ function guardedBody(bytes: Buffer): Buffer {
   return clean === undefined ? bytes : Buffer.from(clean);
 }
 
-function createTls(dir: string, options: object, listener: RequestListener): TlsServer {
+async function createTls(dir: string, options: object, listener: RequestListener): Promise<TlsServer> {
   const certificate = readServingCertificate(dir);
+  const { createServer: createTlsServer } = await import('node:https');
+  const protocols = { minVersion: 'TLSv1.2', ALPNProtocols: ['h2', 'http/1.1'] } as const;
   try {
-    return createTlsServer({ ...options, ...certificate, minVersion: 'TLSv1.2' }, listener);
+    return createTlsServer({ ...options, ...certificate, ...protocols }, listener);
   } catch (thrown) {
     throw new AppError('usage', `--cert-path: tls.crt and tls.key in ${dir} cannot be used: ${messageOf(thrown)}`, {
       cause: thrown,

@@ -1,7 +1,6 @@
 import { type FSWatcher, readFileSync, statSync, watch } from 'node:fs';
 import type { Server } from 'node:https';
 import { join } from 'node:path';
-import { rootCertificates } from 'node:tls';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
 
@@ -28,21 +27,49 @@ export function readServingCertificate(dir: string): ServingCertificate {
   return { cert: read('tls.crt'), key: read('tls.key') };
 }
 
-/** Certificates to trust on calls by TLS: the built-in ones and those of the folder (ca.crt or ca-certificates.crt). */
-export function trustedCertificates(dir: string | undefined): string[] | undefined {
-  if (dir === undefined) return undefined;
-  for (const name of ['ca.crt', 'ca-certificates.crt']) {
-    const path = join(dir, name);
-    if (statSync(path, { throwIfNoEntry: false })?.isFile()) return [...rootCertificates, readFileSync(path, 'utf8')];
-  }
-  return undefined;
+/** The authorities that calls by TLS trust, as they are at the moment. */
+export interface Trust {
+  /** Undefined: node's own. The same array until it changes. */
+  authorities(): string[] | undefined;
+  /** Reads the folder again. */
+  reload(): void;
+}
+
+/**
+ * The built-in authorities and those of the folder (ca.crt or ca-certificates.crt).
+ *
+ * @param isNeeded false reads nothing: no leg speaks TLS
+ */
+export async function createTrust(dir: string | undefined, isNeeded: boolean): Promise<Trust> {
+  let current: string[] | undefined;
+  if (dir === undefined || !isNeeded) return { authorities: () => undefined, reload: () => {} };
+  const { rootCertificates } = await import('node:tls');
+  let text: string | undefined;
+  const reload = () => {
+    const path = ['ca.crt', 'ca-certificates.crt']
+      .map((name) => join(dir, name))
+      .find((candidate) => statSync(candidate, { throwIfNoEntry: false })?.isFile());
+    const now = path === undefined ? undefined : readFileSync(path, 'utf8');
+    if (now === text) return;
+    text = now;
+    current = now === undefined ? undefined : [...rootCertificates, now];
+  };
+  reload();
+  return { authorities: () => current, reload };
 }
 
 /** A Secret volume changes by several renames; one look after they are over is enough. */
 const settleMs = 250;
 
-/** Takes a renewed certificate into use without a restart; a bad one is logged and the old one stays. */
-export function watchServingCertificate(dir: string, server: Server, log: Logger): { close(): void } {
+/**
+ * Takes renewed certificates and authorities into use without a restart; a bad one is logged and the old one stays. What is open goes
+ * on; new connections use the new ones.
+ */
+export function watchCertificates(
+  dir: string,
+  use: { readonly server: Pick<Server, 'setSecureContext'> | undefined; readonly trust: Trust },
+  log: Logger,
+): { close(): void } {
   let timer: NodeJS.Timeout | undefined;
   let watcher: FSWatcher | undefined;
   try {
@@ -50,10 +77,11 @@ export function watchServingCertificate(dir: string, server: Server, log: Logger
       clearTimeout(timer);
       timer = setTimeout(() => {
         try {
-          server.setSecureContext(readServingCertificate(dir));
-          log.info({ dir }, 'serving certificate renewed');
+          use.server?.setSecureContext(readServingCertificate(dir));
+          use.trust.reload();
+          log.info({ dir }, 'certificates renewed');
         } catch (thrown) {
-          log.error({ dir, err: thrown }, 'the renewed serving certificate cannot be used; the old one stays');
+          log.error({ dir, err: thrown }, 'the renewed certificates cannot be used; the old ones stay');
         }
       }, settleMs);
     });

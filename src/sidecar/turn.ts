@@ -1,3 +1,4 @@
+import { STATUS_CODES } from 'node:http';
 import type { Pool } from 'undici';
 import type { Clock } from '../clock.ts';
 import type { Completion } from '../openai/request.ts';
@@ -6,7 +7,7 @@ import type { SidecarMetrics } from '../telemetry/sidecar-metrics.ts';
 import type { AllowListSource } from './allow-list-source.ts';
 import type { SidecarConfig } from './config.ts';
 import type { PrefillAnswer } from './connectors/connector.ts';
-import { type Collected, type Exchange, type Hop, returnedHeaders, sendError } from './forward.ts';
+import { type Collected, type Exchange, type Hop, returnedHeaders, sendError, writeHead } from './forward.ts';
 import type { Target } from './host-port.ts';
 import type { SessionKey, SessionMatch, Sessions } from './sessions.ts';
 
@@ -86,7 +87,8 @@ export function answerHeaders(
 export function sendCollected(turn: Turn, decodeName: string, response: Collected): void {
   const { res } = turn.exchange;
   const list = returnedHeaders(response.headers, answerHeaders(turn, decodeName, undefined), false);
-  res.writeHead(response.status, [...list, 'content-length', String(response.body.length)] as string[]);
+  const reason = STATUS_CODES[response.status] ?? '';
+  writeHead(res, response.status, reason, [...list, 'content-length', String(response.body.length)]);
   res.end(response.body);
 }
 

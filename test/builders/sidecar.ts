@@ -11,6 +11,7 @@ import {
 import { createServer as createTlsServer, request as httpsRequest } from 'node:https';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { parseSidecarConfig } from '../../src/sidecar/config.ts';
+import { toHostPort } from '../../src/sidecar/host-port.ts';
 import { type Sidecar, type SidecarDeps, startSidecar } from '../../src/sidecar/start.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 
@@ -36,7 +37,11 @@ export interface Seen {
 export type Behaviour = (res: ServerResponse, seen: Seen, req: IncomingMessage) => void;
 
 /** An engine that records what it gets and answers as told. */
-export async function engine(behaviour: Behaviour, options?: { readonly tls: { cert: string; key: string } }) {
+export async function engine(
+  behaviour: Behaviour,
+  options?: { readonly tls: { cert: string; key: string } },
+  address = '127.0.0.1',
+) {
   const seen: Seen[] = [];
   const listener = (req: IncomingMessage, res: ServerResponse) => {
     const chunks: Buffer[] = [];
@@ -60,7 +65,7 @@ export async function engine(behaviour: Behaviour, options?: { readonly tls: { c
     });
   };
   const server: Server = options ? createTlsServer(options.tls, listener) : createServer(listener);
-  server.listen(0, '127.0.0.1');
+  server.listen(0, address);
   await once(server, 'listening');
   const close = async () => {
     server.closeAllConnections();
@@ -68,7 +73,7 @@ export async function engine(behaviour: Behaviour, options?: { readonly tls: { c
   };
   closers.push(close);
   const { port } = server.address() as AddressInfo;
-  return { seen, port, hostPort: `127.0.0.1:${port}`, close, server };
+  return { seen, port, hostPort: toHostPort(address, port), close, server };
 }
 
 export const json = (res: ServerResponse, body: unknown, status = 200) => {
