@@ -18,7 +18,7 @@ import { Cycle, type PickRequest } from './framework/cycle-state.ts';
 import type { Decision } from './framework/decision.ts';
 import type { Endpoint } from './framework/endpoint.ts';
 import type { ExchangeObserver } from './framework/plugin.ts';
-import { type PrefixMatch, prefixMatchKey } from './framework/prefix-match.ts';
+import { matchedShare, type PrefixMatch, prefixMatchKey } from './framework/prefix-match.ts';
 import type { Scheduler } from './framework/scheduler.ts';
 import type { EppTelemetry, FlowLabels, FlowMetrics } from './metrics.ts';
 
@@ -200,7 +200,12 @@ export function createDirector(deps: {
     const work = span?.child('gateway.request_orchestration');
     try {
       const added = new Map<string, string>();
-      const decision = scheduler.schedule(cycle, candidatesOf(inbound), added);
+      const decision = scheduler.schedule(
+        cycle,
+        candidatesOf(inbound),
+        added,
+        completion !== undefined && isConditional(inbound.headers) ? holdGate(cycle) : undefined,
+      );
       telemetry.schedulerE2e.observe((performance.now() - start) / 1000);
       trace?.chose(decision);
       const metrics = telemetry.flow(flow);
@@ -448,6 +453,21 @@ interface Watchers {
   readonly observers: readonly ExchangeObserver[];
   readonly telemetry: EppTelemetry;
   readonly span: TraceSpan | undefined;
+}
+
+/** Turns a request away that is to be answered only from a cache, when the choice fell on an endpoint without. */
+function holdGate(cycle: Cycle): (decision: Decision) => void {
+  return ({ primary }) => {
+    const match = cycle.get(prefixMatchKey);
+    if (match !== undefined && matchedShare(match, primary) > 0) return;
+    throw new AppError('preconditionFailed', 'the endpoint that would serve holds nothing of the prompt');
+  };
+}
+
+/** Whether the client wants an answer only where its prompt is cached: `Prefer: if-available` (RFC 7240). */
+function isConditional(headers: readonly string[]): boolean {
+  const prefer = headerOf(headers, 'prefer');
+  return prefer?.split(/[,;]/).some((each) => each.trim().toLowerCase() === 'if-available') ?? false;
 }
 
 /** A request of the trace that the gateway names. */

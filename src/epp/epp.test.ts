@@ -526,6 +526,19 @@ describe('a request', () => {
     for (const { stream } of [first, ...others]) stream.end();
   });
 
+  it('that is only wanted from a cache is answered 412 without one, and nothing is remembered of it', async () => {
+    const prefer = { ...plainHeaders, prefer: 'respond-async, if-available' };
+    const ask = async (headers: Record<string, string>) => {
+      const stream = new Stream().send(requestHeaders(headers), requestBody(chat('conditional '.repeat(50))));
+      const reply = await stream.next();
+      stream.end();
+      return reply.status ?? reply.kind;
+    };
+    expect([await ask(prefer), await ask(prefer)]).toEqual([412, 412]);
+    expect(await ask(plainHeaders)).toBe('request_headers');
+    expect(await ask(prefer)).toBe('request_headers');
+  });
+
   it('keeps to the endpoints that the gateway allows', async () => {
     const subset = (values: readonly string[]) => ({
       metadata_context: {

@@ -99,7 +99,7 @@ const dataPlugins = {
 } as const;
 
 /** Types that upstream's configurations list and whose work is always done here. */
-const alwaysThere = new Set(['openai-parser', 'anthropic-parser', 'passthrough-parser']);
+const alwaysThere = new Set(['vllmhttp-parser', 'openai-parser', 'anthropic-parser', 'passthrough-parser']);
 
 /** Every plugin type that a configuration may name beside those that factories make. */
 export const dataPluginTypes: readonly string[] = [
@@ -449,6 +449,7 @@ export function buildScheduler(
     random: deps.random,
     pool: deps.pool ?? { current: () => [], subscribe: () => () => {} },
     baseDir: deps.baseDir ?? '.',
+    nearest,
     report: (reason: PluginFailure, message: string) => deps.report?.(name, reason, message),
   });
   const entries = complete(

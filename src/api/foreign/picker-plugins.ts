@@ -74,5 +74,6 @@ export const pickerPluginTypes: readonly string[] = [
   'topology-affinity-scorer',
   'utilization-detector',
   'utilization-filter',
+  'vllmhttp-parser',
   'weighted-random-picker',
 ];

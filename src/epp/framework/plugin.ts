@@ -128,6 +128,8 @@ export interface PluginContext {
   readonly path: string;
   readonly clock: Clock;
   readonly pool: PoolView;
+  /** The one of the candidates that a misspelt name means, if any. */
+  readonly nearest: (name: string, candidates: readonly string[]) => string | undefined;
   /** 0 ≤ x < 1. */
   readonly random: () => number;
   /** Folder that relative paths in parameters start from. */
@@ -148,6 +150,43 @@ export type PluginFactory = (context: PluginContext) => Plugin;
 export function parseParameters<T>(context: PluginContext, schema: z.ZodType<T>): T {
   const result = schema.safeParse(context.parameters ?? {});
   if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => `${[context.path, ...issue.path].join('.')}: ${issue.message}`);
+  const problems = result.error.issues.flatMap((issue) => {
+    const at = [context.path, ...issue.path].join('.');
+    if (issue.code !== 'unrecognized_keys') return [`${at}: ${issue.message}`];
+    const known = keysAt(schema, issue.path);
+    return issue.keys.map((key) => {
+      const meant = context.nearest(key, known);
+      const hint =
+        meant === undefined
+          ? known.length === 0
+            ? ''
+            : `; known are ${known.join(', ')}`
+          : `, did you mean ${meant}?`;
+      return `${at}.${key}: unknown field${hint}`;
+    });
+  });
   throw new AppError('invalid', `plugin ${context.name} (type ${context.type}): ${problems.join('; ')}`);
+}
+
+interface Definition {
+  readonly innerType?: z.ZodType;
+  readonly element?: z.ZodType;
+  readonly in?: z.ZodType;
+  readonly shape?: Readonly<Record<string, z.ZodType>>;
+}
+
+/** The fields that a schema knows at a place within it. */
+function keysAt(schema: z.ZodType, path: readonly PropertyKey[]): readonly string[] {
+  let at: z.ZodType | undefined = schema;
+  for (const step of [...path, undefined]) {
+    let definition: Definition | undefined = at?.def as Definition | undefined;
+    // Defaults, optional fields and transformations around what is meant.
+    for (let inner = definition?.innerType ?? definition?.in; inner !== undefined; ) {
+      definition = inner.def as Definition;
+      inner = definition.innerType ?? definition.in;
+    }
+    if (step === undefined) return Object.keys(definition?.shape ?? {});
+    at = typeof step === 'number' ? definition?.element : definition?.shape?.[String(step)];
+  }
+  return [];
 }

@@ -56,10 +56,16 @@ export class Scheduler {
   /**
    * Chooses among `candidates` (the pool, or the gateway's subset of it).
    *
+   * @param gate throws where the choice is not to be; nothing is remembered of it then
    * @param headers request headers that plugins add, by lower-case name
    * @throws AppError `unavailable` when no endpoint is left in the primary profile, or what an admitter says
    */
-  schedule(cycle: Cycle, candidates: readonly Endpoint[], headers: Map<string, string>): Decision {
+  schedule(
+    cycle: Cycle,
+    candidates: readonly Endpoint[],
+    headers: Map<string, string>,
+    gate?: (decision: Decision) => void,
+  ): Decision {
     const { handler, preRequests, admitters, observe } = this.#parts;
     this.#produce(cycle);
     if (admitters !== undefined) {
@@ -95,6 +101,7 @@ export class Scheduler {
     }
     const decision = new Decision(results, primary, [first, ...rest]);
     if (cycle.isTrial) return decision;
+    gate?.(decision);
     const { timing } = cycle;
     for (const hook of preRequests) {
       const startMs = timing === undefined ? 0 : performance.now();

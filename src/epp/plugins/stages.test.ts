@@ -45,6 +45,26 @@ const picture: Ask = {
   },
 };
 
+describe('parameters', () => {
+  it.each([
+    [
+      '{type: load-aware-scorer, parameters: {treshold: 1}}',
+      /plugins\[0\]\.parameters\.treshold: unknown field, did you mean threshold\?/,
+    ],
+    [
+      '{type: precise-prefix-cache-producer, parameters: {kvEventsConfig: {podDiscoveryConfig: {sockPort: 1}}}}',
+      /kvEventsConfig\.podDiscoveryConfig\.sockPort: unknown field/,
+    ],
+    [
+      '{type: utilization-filter, parameters: {conditions: [{metrik: a, maxValue: 1, metric: waiting-queue}]}}',
+      /conditions\.0\.metrik: unknown field, did you mean metric\?/,
+    ],
+    ['{type: queue-scorer, parameters: {a: 1}}', /parameters\.a: unknown field$/],
+  ])('%s', (plugin, message) => {
+    expect(() => scheduler(yamlOf([plugin], []))).toThrow(message);
+  });
+});
+
 describe('stages', () => {
   const all = `
 - {type: always-disagg-pd-decider}
