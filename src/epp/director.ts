@@ -61,9 +61,12 @@ export interface Outcome {
   readonly exchange: WatchedExchange | undefined;
 }
 
-/** The way out for a request that waits: called when its client goes. */
+/** The ways out for a request under way. */
 export interface Departure {
+  /** Set while the request waits: to be called when its client goes. */
   onLeave?: () => void;
+  /** Ends the request with that answer, also after it was sent to an endpoint. */
+  readonly evict?: (refusal: Refusal) => void;
 }
 
 const destinationHeader = 'x-gateway-destination-endpoint';
@@ -138,17 +141,10 @@ export function createDirector(deps: {
     return { kind: 'reject', status: error.http, body };
   };
 
-  const turnAway = ({ code, message, reason, retryAfterS }: FlowRefusal, flow: FlowLabels): Outcome => {
-    const { http } = new AppError(code, message);
+  const turnAway = (refusal: FlowRefusal, flow: FlowLabels): Outcome => {
+    const { http } = new AppError(refusal.code, refusal.message);
     telemetry.flow(flow).error(http);
-    const answer: Refusal = {
-      kind: 'reject',
-      status: http,
-      body: errorBody(http, message),
-      reason,
-      ...(retryAfterS === undefined ? {} : { retryAfterS }),
-    };
-    return { answer, exchange: undefined };
+    return { answer: toRefusal(refusal), exchange: undefined };
   };
 
   const candidatesOf = ({ subset }: InboundRequest): readonly LiveEndpoint[] =>
@@ -190,7 +186,13 @@ export function createDirector(deps: {
     };
   };
 
-  const decide = (inbound: InboundRequest, cycle: Cycle, flow: FlowLabels, scheduler: Scheduler): Outcome => {
+  const decide = (
+    inbound: InboundRequest,
+    cycle: Cycle,
+    flow: FlowLabels,
+    scheduler: Scheduler,
+    departure: Departure,
+  ): Outcome => {
     const { request } = cycle;
     const { completion } = request;
     const trace = traces.take();
@@ -231,6 +233,8 @@ export function createDirector(deps: {
         });
         work?.end();
       }
+      const { evict } = departure;
+      const release = evict && flowControl.hold(flow, (refusal) => evict(toRefusal(refusal)));
       const route = toRoute(inbound.headers, request, decision, added, deps.areScoresTold);
       telemetry.processing.observe((performance.now() - start) / 1000);
       return {
@@ -244,6 +248,7 @@ export function createDirector(deps: {
           deps.outcomes,
           clock,
           (usage) => {
+            release?.();
             if (usage !== undefined) flowControl.used(flow, usage);
             flowControl.poke();
           },
@@ -260,18 +265,23 @@ export function createDirector(deps: {
   };
 
   /** Never throws. */
-  const place = (inbound: InboundRequest, request: PickRequest, flow: FlowLabels): Outcome | Promise<Outcome> => {
+  const place = (
+    inbound: InboundRequest,
+    request: PickRequest,
+    flow: FlowLabels,
+    departure: Departure,
+  ): Outcome | Promise<Outcome> => {
     try {
       const cycle = new Cycle(request, datastore.snapshot.endpoints, false, flow.priority);
       telemetry.choice.begin(cycle);
       const scheduler = deps.scheduler();
       const asking = scheduler.prepare(cycle);
-      if (asking === undefined) return decide(inbound, cycle, flow, scheduler);
+      if (asking === undefined) return decide(inbound, cycle, flow, scheduler, departure);
       const endPlacing = flowControl.beginPlacing();
       return asking.then(
         () => {
           endPlacing();
-          return decide(inbound, cycle, flow, scheduler);
+          return decide(inbound, cycle, flow, scheduler, departure);
         },
         (thrown) => {
           endPlacing();
@@ -290,15 +300,16 @@ export function createDirector(deps: {
     departure: Departure,
   ): Outcome | Promise<Outcome> => {
     // Without a prompt there is nothing to compute, and so nothing to wait for.
-    if (request.completion === undefined) return place(inbound, request, flow);
+    if (request.completion === undefined) return place(inbound, request, flow, departure);
     let onVerdict: (verdict: FlowRefusal | undefined) => void = () => {};
     const asked = flowControl.enter(toFlowRequest(inbound, flow), (verdict) => onVerdict(verdict));
-    if (asked === 'go') return place(inbound, request, flow);
+    if (asked === 'go') return place(inbound, request, flow, departure);
     if ('code' in asked) return turnAway(asked, flow);
     return new Promise((resolve) => {
       departure.onLeave = asked.leave;
       // In the turn of the event loop in which it may go, so that whoever is next sees it counted.
-      onVerdict = (verdict) => resolve(verdict === undefined ? place(inbound, request, flow) : turnAway(verdict, flow));
+      onVerdict = (verdict) =>
+        resolve(verdict === undefined ? place(inbound, request, flow, departure) : turnAway(verdict, flow));
     });
   };
 
@@ -334,6 +345,17 @@ export function createDirector(deps: {
       }
       return trace.explain();
     },
+  };
+}
+
+function toRefusal({ code, message, reason, retryAfterS }: FlowRefusal): Refusal {
+  const { http } = new AppError(code, message);
+  return {
+    kind: 'reject',
+    status: http,
+    body: errorBody(http, message),
+    reason,
+    ...(retryAfterS === undefined ? {} : { retryAfterS }),
   };
 }
 

@@ -254,7 +254,6 @@ export function parsePickerConfig(text: string, source: string): PickerConfig {
   if (document?.flowControl !== undefined && !isFlowControlled) {
     warnings.push('flowControl has no effect without featureGates: [flowControl]');
   }
-  if (flowControl?.enableEviction) unsupported('flowControl.enableEviction');
   if (dataLayer?.peerDiscovery !== undefined) unsupported('dataLayer.peerDiscovery');
   if (dataLayer?.crossReplicaSyncerPluginRef !== undefined) unsupported('dataLayer.crossReplicaSyncerPluginRef');
 

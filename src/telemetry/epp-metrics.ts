@@ -190,6 +190,11 @@ export const eppMetrics = {
     'Share of the bytes that may wait; 0 without a limit.',
     ['inference_pool'],
   ),
+  flowEvictions: counter(
+    'llm_d_epp_flow_control_revocations_issued_total',
+    'Requests of negative priority that were ended for higher ones.',
+    ['priority', 'inference_pool'],
+  ),
   flowRequests: counter('llm_d_epp_flow_control_requests_total', 'Requests by what became of them.', [
     'outcome',
     'priority',

@@ -503,6 +503,26 @@ plugins:
     });
   });
 
+  it('ends a request of negative priority for another, also while its answer streams, where it is told to', async () => {
+    const { gateway, page } = await startInCluster(
+      oneAtATime.replace('flowControl: {', 'flowControl: {enableEviction: true, '),
+    );
+    const batch = enter(gateway, { 'x-llm-d-inference-objective': 'batch' });
+    await batch.next();
+    await batch.body();
+    batch.send(responseHeaders({ ':status': '200' }));
+    await batch.next();
+    const urgent = enter(gateway);
+    expect((await urgent.next()).kind).toBe('request_headers');
+    expect(await batch.next()).toMatchObject({
+      status: 429,
+      set: { 'x-llm-d-request-dropped-reason': 'evicted-priority' },
+    });
+    expect((await batch.status()).code).toBe(0);
+    await finish(urgent);
+    expect(await page()).toContain('revocations_issued_total{priority="-1",inference_pool="p"} 1');
+  });
+
   it('tells those who wait when it stops', async () => {
     const { gateway, epp } = await startInCluster(oneAtATime);
     const first = enter(gateway);

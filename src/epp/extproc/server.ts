@@ -7,6 +7,7 @@ import {
   initialState,
   isOverAtClose,
   type Question,
+  type Rejection,
   type SessionEffect,
   type SessionMessage,
   step,
@@ -27,10 +28,16 @@ interface Outcome {
   readonly exchange: Exchange | undefined;
 }
 
+interface Departure {
+  onLeave?: () => void;
+  /** Ends a request that is under way with that answer. */
+  readonly evict: (answer: Rejection) => void;
+}
+
 /** The use case behind the protocol. A promise never rejects. */
 export interface Director {
   /** @param departure its `onLeave` is called when the client goes while the answer is awaited */
-  handle(question: Question, departure: { onLeave?: () => void }): Outcome | Promise<Outcome>;
+  handle(question: Question, departure: Departure): Outcome | Promise<Outcome>;
 }
 
 const cancelled = 1;
@@ -58,7 +65,18 @@ export function createProcessService(options: {
     let exchange: Exchange | undefined;
     let replies: ProcessingResponse[] = [];
     let isClosed = false;
-    const departure: { onLeave?: () => void } = {};
+    const departure: Departure = {
+      evict: (answer) => {
+        if (isClosed) return;
+        try {
+          advance({ kind: 'evict', answer });
+          flush();
+        } catch (thrown) {
+          log.error({ error: messageOf(thrown) }, 'a stream failed');
+          endCall(internal, 'internal error');
+        }
+      },
+    };
     const leave = (): void => {
       departure.onLeave?.();
       delete departure.onLeave;

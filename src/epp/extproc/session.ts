@@ -89,7 +89,11 @@ export type SessionState =
   | { readonly kind: 'done' }
   | { readonly kind: 'failed' };
 
-export type SessionMessage = ProcessingRequest | { readonly kind: 'answer'; readonly answer: Answer };
+export type SessionMessage =
+  | ProcessingRequest
+  | { readonly kind: 'answer'; readonly answer: Answer }
+  /** The request is to end although it is under way. */
+  | { readonly kind: 'evict'; readonly answer: Rejection };
 
 export type SessionEffect =
   | { readonly kind: 'reply'; readonly reply: ProcessingResponse }
@@ -163,6 +167,10 @@ export function step(state: SessionState, message: SessionMessage, limits: Sessi
       return onRequestTrailers(state);
     case 'answer':
       return onAnswer(state, message.answer);
+    case 'evict':
+      return state.kind === 'decided' || state.kind === 'responding'
+        ? rejected(message.answer)
+        : { state, effects: nothing };
     case 'responseHeaders':
       return onResponseHeaders(state, message);
     case 'responseBody':

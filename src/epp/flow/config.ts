@@ -144,6 +144,7 @@ export function buildFlow(
       limits: { maxRequests: control.maxRequests, maxBytes: control.maxBytes },
       bandOf: (priority) => own.get(priority) ?? (priority < 0 ? negative : standard),
       priorities: [...own.keys()],
+      isEvictionEnabled: control.enableEviction,
       requestTtlMs: control.defaultRequestTTL,
       noEndpointTtlMs: control.noEndpointRequestTTL ?? control.defaultRequestTTL,
       usageLimits: find<UsageLimitPolicy>(

@@ -51,6 +51,7 @@ export interface FlowObserver {
   settled(request: FlowRequest, outcome: FlowOutcome, queuedMs: number): void;
   enqueued(request: FlowRequest, outcome: FlowOutcome, seconds: number): void;
   cycle(seconds: number): void;
+  evicted(priority: number): void;
 }
 
 export interface FlowSettings {
@@ -58,6 +59,8 @@ export interface FlowSettings {
   readonly bandOf: (priority: number) => BandSettings;
   /** Priorities that the configuration names. */
   readonly priorities: readonly number[];
+  /** Requests of negative priority that were let through may be ended for higher ones. */
+  readonly isEvictionEnabled: boolean;
   readonly requestTtlMs: number;
   readonly noEndpointTtlMs: number;
   readonly usageLimits: UsageLimitPolicy;
@@ -72,6 +75,13 @@ export interface FlowControl {
   enter(request: FlowRequest, settle: (verdict: Verdict) => void): 'go' | FlowRefusal | { leave(): void };
   /** A request that may go is not counted at an endpoint yet; call the function when it is, or never will be. */
   beginPlacing(): () => void;
+  /**
+   * A request that was let through and is under way. Undefined when nothing can end it before its time.
+   *
+   * @param evict ends it, at once
+   * @returns to be called when it is over
+   */
+  hold(request: Pick<FlowRequest, 'priority'>, evict: (why: FlowRefusal) => void): (() => void) | undefined;
   /** Something ended somewhere: others may have room now. */
   poke(): void;
   /** The engine's figures about a request that is over. */
@@ -97,6 +107,10 @@ const stageOf = ({ labels }: Endpoint): Stage => {
 const stageFilters = (['prefill', 'decode', 'interleaved'] as const).map(
   (stage) => [stage, createStaticFilter((endpoint) => endpoint.isReady && stageOf(endpoint) === stage)] as const,
 );
+
+/** At most so many requests are ended at a time, and then none until the engines can have told that they are gone. */
+const maxEvictions = 2;
+const evictionPauseMs = 500;
 
 /** How often waiting requests look for room that nobody told of: metrics that arrived, time that passed. */
 const tickMs = 10;
@@ -124,6 +138,8 @@ export function createFlowControl(options: {
   let isClosed = false;
   let isPumping = false;
   let stopTicking: (() => void) | undefined;
+  const held = new Set<{ readonly priority: number; readonly evict: (why: FlowRefusal) => void }>();
+  let evictedAtMs = Number.NEGATIVE_INFINITY;
   let goneRate = 0;
   let goneAtMs = clock.now();
 
@@ -204,6 +220,29 @@ export function createFlowControl(options: {
     }
   };
 
+  /** Ends what matters least, the latest first, for requests of that priority. False when there is nothing to end now. */
+  const evictFor = ({ priority, requests }: { readonly priority: number; readonly requests: number }): boolean => {
+    const nowMs = clock.now();
+    if (held.size === 0 || nowMs - evictedAtMs < evictionPauseMs) return false;
+    const victims = [...held]
+      .reverse()
+      .filter((other) => other.priority < priority)
+      .sort((a, b) => a.priority - b.priority)
+      .slice(0, Math.min(maxEvictions, requests));
+    for (const victim of victims) {
+      held.delete(victim);
+      evictedAtMs = nowMs;
+      observer?.evicted(victim.priority);
+      victim.evict({
+        code: 'overloaded',
+        message: 'the request was ended for one of higher priority; try again later',
+        reason: 'evicted-priority',
+        retryAfterS: retryAfterS(),
+      });
+    }
+    return victims.length > 0;
+  };
+
   /** Lets go whatever has room, the highest priority first: while it has to wait all lower ones do. */
   const pump = (): void => {
     if (settings === undefined || isPumping || queue.requests === 0) return;
@@ -212,7 +251,12 @@ export function createFlowControl(options: {
     try {
       while (queue.requests > 0 && hasEndpoints()) {
         const [band] = queue.bands;
-        if (band === undefined || !isOpen(band.priority, saturation().effective, settings.usageLimits)) break;
+        if (band === undefined) break;
+        if (!isOpen(band.priority, saturation().effective, settings.usageLimits)) {
+          if (!settings.isEvictionEnabled || !evictFor(band)) break;
+          // The next look counts without them, and does not end others.
+          continue;
+        }
         const item = queue.take(band, clock.now());
         if (item === undefined) break;
         settle(item, 'Dispatched', undefined);
@@ -275,6 +319,8 @@ export function createFlowControl(options: {
         return noRoom('too many requests wait for the pool; try again later');
       }
       stopTicking ??= clock.interval(tickMs, tick);
+      // Not now: whoever asks is not ready for a verdict before this returns.
+      if (settings.isEvictionEnabled) queueMicrotask(pump);
       return {
         leave: () => {
           if (queue.remove(item)) observer?.settled(request, 'EvictedContextCancelled', clock.now() - nowMs);
@@ -288,6 +334,14 @@ export function createFlowControl(options: {
         if (isDone) return;
         isDone = true;
         placing--;
+      };
+    },
+    hold: (request, evict) => {
+      if (settings?.isEvictionEnabled !== true || request.priority >= 0) return undefined;
+      const holding = { priority: request.priority, evict };
+      held.add(holding);
+      return () => {
+        held.delete(holding);
       };
     },
     poke: pump,

@@ -14,6 +14,7 @@ export class FlowControlMetrics implements FlowObserver {
   readonly #fairnessIds = new Set<string>();
   readonly #models = new Set<string>();
   readonly #requests: Counter<string>;
+  readonly #evictions: Counter<string>;
   readonly #queued: Histogram<string>;
   readonly #enqueued: Histogram<string>;
   readonly #cycles: Histogram<string>;
@@ -22,6 +23,7 @@ export class FlowControlMetrics implements FlowObserver {
     this.#pool = pool;
     this.#registry = registry;
     this.#requests = new Counter(this.#base(eppMetrics.flowRequests));
+    this.#evictions = new Counter(this.#base(eppMetrics.flowEvictions));
     this.#queued = this.#histogram(eppMetrics.flowQueueDuration);
     this.#enqueued = this.#histogram(eppMetrics.flowEnqueueDuration);
     this.#cycles = this.#histogram(eppMetrics.flowCycleDuration);
@@ -43,6 +45,10 @@ export class FlowControlMetrics implements FlowObserver {
 
   enqueued({ fairnessId, priority }: FlowRequest, outcome: FlowOutcome, seconds: number): void {
     this.#enqueued.labels(this.#fairness(fairnessId), String(priority), outcome).observe(seconds);
+  }
+
+  evicted(priority: number): void {
+    this.#evictions.labels(String(priority), this.#pool).inc();
   }
 
   cycle(seconds: number): void {

@@ -323,7 +323,12 @@ describe('flow control', () => {
     ...over,
   });
   function setUp(
-    options: { readonly isOn?: boolean; readonly roles?: readonly string[]; readonly maxRequests?: number } = {},
+    options: {
+      readonly isOn?: boolean;
+      readonly roles?: readonly string[];
+      readonly maxRequests?: number;
+      readonly isEvicting?: boolean;
+    } = {},
   ) {
     const clock = new ManualClock(1000);
     let endpoints = pool(clock, ...(options.roles ?? ['']));
@@ -341,30 +346,42 @@ describe('flow control', () => {
                 fairness: fairness('round-robin-fairness-policy'),
               }),
               priorities: [],
+              isEvictionEnabled: options.isEvicting ?? false,
               requestTtlMs: 1000,
               noEndpointTtlMs: 200,
               usageLimits: limits(),
             },
       detector: detector('concurrency-detector', { maxConcurrency: 2 }, clock),
       endpoints: () => endpoints,
-      observer: { settled: (_request, outcome) => outcomes.push(outcome), enqueued: () => {}, cycle: () => {} },
+      observer: {
+        settled: (_request, outcome) => outcomes.push(outcome),
+        enqueued: () => {},
+        cycle: () => {},
+        evicted: () => {},
+      },
       clock,
     });
     const ends: (() => void)[] = [];
     const order: string[] = [];
     /** What the director does: a request that may go counts at an endpoint at once. */
-    const send = (over: Partial<FlowRequest> = {}): Sent => {
+    const send = (over_: Partial<FlowRequest> = {}): Sent => {
       const settled: (FlowRefusal | 'go')[] = [];
       const go = (): void => {
-        order.push(over.fairnessId ?? 'default-flow');
+        order.push(over_.fairnessId ?? 'default-flow');
         const end = endpoints[0]?.load.begin();
-        ends.push(() => {
+        const over = (): void => {
           end?.();
+          release?.();
           control.poke();
+        };
+        const release = control.hold({ priority: over_.priority ?? 0 }, (why) => {
+          settled.push(why);
+          over();
         });
+        ends.push(over);
         settled.push('go');
       };
-      const asked = control.enter(request(over), (verdict) => {
+      const asked = control.enter(request(over_), (verdict) => {
         if (verdict === undefined) go();
         else settled.push(verdict);
       });
@@ -474,6 +491,29 @@ describe('flow control', () => {
       ...['RejectedCapacity', 'RejectedCapacity', 'EvictedContextCancelled'],
       ...['EvictedShuttingDown', 'RejectedShuttingDown'],
     ]);
+  });
+
+  it('ends what may be dropped for what matters more, the least and latest first, where it is told to', async () => {
+    const { send, clock, control } = setUp({ isEvicting: true });
+    const [first, second] = [send({ priority: -1 }), send({ priority: -2 })];
+    expect(send({ priority: -2 }).settled).toEqual([]);
+    const plain = send({ priority: 0 });
+    await clock.advance(0);
+    expect(plain.settled).toEqual(['go']);
+    expect(second.settled).toMatchObject(['go', { code: 'overloaded', reason: 'evicted-priority' }]);
+    expect(first.settled).toEqual(['go']);
+    // No more until the engines can have told.
+    const next = send({ priority: 5 });
+    await clock.advance(20);
+    expect([first.settled, next.settled]).toEqual([['go'], []]);
+    await clock.advance(510);
+    expect(first.settled).toMatchObject(['go', { reason: 'evicted-priority' }]);
+    expect(next.settled).toEqual(['go']);
+    expect(control.queue.requests).toBe(1);
+    const off = setUp();
+    const kept = [off.send({ priority: -1 }), off.send({ priority: -1 })];
+    off.send({ priority: 0 });
+    expect(kept.map(({ settled }) => settled)).toEqual([['go'], ['go']]);
   });
 
   it('looks at each stage by itself: the fuller one counts', () => {
