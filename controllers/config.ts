@@ -125,6 +125,26 @@ export const operatorSettings = {
     description: 'conversations that each routing sidecar remembers (SESSION_CACHE_SIZE)',
   }),
 
+  networkPolicies: setting.oneOf({
+    flag: 'network-policies',
+    choices: ['off', 'internal', 'strict'],
+    default: 'internal',
+    description:
+      'who may call the pods of services: everybody; everybody on the ports that are for others; or only Gateways, scrapers and what the next two flags name',
+  }),
+  networkCallers: setting.list({
+    flag: 'network-callers',
+    placeholder: 'NAMESPACE|CIDR,…',
+    description:
+      'with --network-policies=strict, who may send requests beside the namespaces of the Gateways: namespaces of proxies that run elsewhere, ranges of load balancers',
+  }),
+  networkScrapers: setting.list({
+    flag: 'network-scrapers',
+    placeholder: 'NAMESPACE|CIDR,…',
+    default: ['monitoring'],
+    description: 'with --network-policies=strict, who may read metrics',
+  }),
+
   prometheusUrl: setting.text({
     flag: 'prometheus-url',
     pattern: /^(https?:\/\/\S+)?$/,

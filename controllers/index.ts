@@ -1,4 +1,5 @@
 import type { Clock } from '../src/clock.ts';
+import { AppError } from '../src/errors.ts';
 import type { Client } from '../src/kube/client.ts';
 import type { EventRecorder } from '../src/kube/events.ts';
 import type { Informer } from '../src/kube/informer.ts';
@@ -40,7 +41,14 @@ export type ControllerConfig = Pick<
   Partial<
     Pick<
       OperatorConfig,
-      'prometheusUrl' | 'prometheusInsecure' | 'prometheusAuthModes' | 'prometheusTriggerAuth' | 'globalConfig'
+      | 'prometheusUrl'
+      | 'prometheusInsecure'
+      | 'prometheusAuthModes'
+      | 'prometheusTriggerAuth'
+      | 'globalConfig'
+      | 'networkPolicies'
+      | 'networkCallers'
+      | 'networkScrapers'
     >
   > & {
     /** Name of the operator's release; left out: its version. */
@@ -86,6 +94,7 @@ export async function startControllers(
           release: config.release ?? version,
           globals: parseGlobalFlag(config.globalConfig ?? ''),
           urlScheme: config.urlScheme,
+          network: networkOf(config),
           ...prometheusOf(config),
           gateway: {
             name: config.gatewayName,
@@ -99,6 +108,23 @@ export async function startControllers(
     informers: caches.required,
     optionalInformers: caches.missing,
   };
+}
+
+/** @throws AppError `usage` for what is neither a namespace nor a range */
+function networkOf({
+  networkPolicies,
+  networkCallers = [],
+  networkScrapers = [],
+}: ControllerConfig): Settings['network'] {
+  for (const [flag, values] of [
+    ['network-callers', networkCallers],
+    ['network-scrapers', networkScrapers],
+  ] as const) {
+    const bad = values.find((value) => !/^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|[0-9a-f.:]+\/\d{1,3})$/.test(value));
+    if (bad !== undefined)
+      throw new AppError('usage', `--${flag}: "${bad}" is neither a namespace nor a range; write names or 10.0.0.0/8`);
+  }
+  return { mode: networkPolicies ?? 'internal', callers: networkCallers, scrapers: networkScrapers };
 }
 
 function prometheusOf(config: ControllerConfig): Pick<Settings, 'prometheus'> {

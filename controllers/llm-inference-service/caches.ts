@@ -52,6 +52,8 @@ export interface Caches {
   readonly children: readonly Kept[];
   /** Synced before the first reconcile. */
   readonly required: readonly Informer<KubeObject>[];
+  /** Calls back whenever the definition of a kind of others has come or gone. */
+  readonly onServed: (handler: () => void) => () => void;
   /** Their definitions are missing; they sync when those come. */
   readonly missing: readonly Informer<KubeObject>[];
 }
@@ -77,6 +79,7 @@ const owned = {
 
 /** Kinds that come from CRDs of others and may be missing, now or for ever. */
 const optional = [
+  resources.podMonitors,
   resources.backendTlsPolicies,
   resources.scaledObjects,
   resources.leaderWorkerSets,
@@ -86,6 +89,8 @@ const optional = [
   resources.inferencePools,
   resources.xInferencePools,
 ] as const;
+
+const isOptional = (resource: Resource) => optional.some((one) => one === resource);
 
 /**
  * Starts every watch. Kinds whose definition is missing are not waited for; that they are is asked once, so that a
@@ -97,8 +102,12 @@ export async function startCaches(
   signal?: AbortSignal,
 ): Promise<Caches> {
   const served = await gatherServed(client, signal);
+  const handlers = new Set<() => void>();
+  const onServed = () => {
+    for (const handler of handlers) handler();
+  };
   const start = <T extends KubeObject>(resource: Resource, options: InformerOptions<T>): Informer<T> =>
-    startInformer<T>(client, resource, options, deps);
+    startInformer<T>(client, resource, isOptional(resource) ? { ...options, onServed } : options, deps);
 
   const services = start<LLMInferenceService>(resources.llmInferenceServices, {});
   const configs = start<LLMInferenceServiceConfig>(resources.llmInferenceServiceConfigs, {});
@@ -139,6 +148,8 @@ export async function startCaches(
     { resource: resources.xInferencePools, informer: xPools as unknown as Informer<KubeObject> },
     kept(resources.scaledObjects),
     kept(resources.backendTlsPolicies),
+    kept(resources.podMonitors),
+    kept(resources.networkPolicies),
     kept(resources.configMaps),
     kept(resources.horizontalPodAutoscalers),
     kept(resources.podDisruptionBudgets),
@@ -187,6 +198,10 @@ export async function startCaches(
       }),
     ),
     children,
+    onServed: (handler) => {
+      handlers.add(handler);
+      return () => handlers.delete(handler);
+    },
     required: all.filter((informer) => !missing.has(informer)),
     missing: all.filter((informer) => missing.has(informer)),
   };

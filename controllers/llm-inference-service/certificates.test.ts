@@ -100,10 +100,15 @@ describe('the certificate of a service', () => {
   it('is made anew for a picker under another name, where its record is gone, and where the Secret is', async () => {
     const { certificates, record, objects, requests } = fixture();
     const first = await certificates.of(llmService(), undefined, undefined, signal);
+    // The record could not be written: the next try issues no other key.
+    requests.length = 0;
+    expect((await certificates.of(llmService(), undefined, undefined, signal)).facts).toEqual(first.facts);
+    expect(requests).toEqual([]);
     const named = await certificates.of(llmService(), 'my-picker', record(first.facts), signal);
     expect(named.made).toBe('it lacks the name my-picker.default.svc.cluster.local');
     // The operator ended between the Secret and its record, or the Secret is KServe's.
     requests.length = 0;
+    await certificates.of(llmService(), 'my-picker', record(named.facts), signal);
     expect((await certificates.of(llmService(), undefined, undefined, signal)).made).toBe('there is none');
     expect(requests).toEqual([`POST ${secretName}`, `PUT ${secretName}`]);
     objects.delete(`default/${secretName}`);

@@ -17,6 +17,8 @@ const dayMs = 86_400_000;
 /** Often enough that a new authority reaches every service before it signs. */
 const lookMs = dayMs / 4;
 
+const maxIssued = 10_000;
+
 export type CertificateVerdict =
   | { readonly kind: 'good'; readonly renewAtMs: number }
   | { readonly kind: 'renew'; readonly reason: string };
@@ -69,6 +71,8 @@ export class Certificates {
   readonly #client: Pick<Client, 'create' | 'replace'>;
   readonly #authority: Pick<ServiceAuthority, 'current'>;
   readonly #clock: Clock;
+  /** What was issued and has not come back as a record, by the service's uid: another failure is no reason for another key. */
+  readonly #issued = new Map<string, TlsFacts>();
   /** Public halves that were found good, with the bundle and the names they were held against. */
   readonly #good = new WeakMap<object, { readonly key: string; readonly renewAtMs: number }>();
 
@@ -89,20 +93,26 @@ export class Certificates {
     const names = certificateNames(service, pickerService);
     const nowMs = this.#clock.now();
     const { 'tls.crt': certificate, 'ca.crt': authorities } = present?.data ?? {};
-    const before = certificate && authorities ? { certificate, authorities } : undefined;
+    const recorded = certificate && authorities ? { certificate, authorities } : undefined;
+    const uid = service.metadata.uid ?? '';
+    if (recorded) this.#issued.delete(uid);
+    const before = recorded ?? this.#issued.get(uid);
     const key = `${names.join()}\n${authority.bundle}`;
     const known = present && this.#good.get(present);
     const verdict: CertificateVerdict =
       known?.key === key && nowMs < known.renewAtMs
         ? { kind: 'good', renewAtMs: known.renewAtMs }
         : judgeCertificate(before, names, authority.bundle, nowMs);
-    if (verdict.kind === 'good' && before && present) {
-      this.#good.set(present, { key, renewAtMs: verdict.renewAtMs });
+    if (verdict.kind === 'good' && before) {
+      if (present && recorded) this.#good.set(present, { key, renewAtMs: verdict.renewAtMs });
       return { facts: before, lookAgainMs: Math.min(lookMs, Math.max(1_000, verdict.renewAtMs - nowMs)) };
     }
     const pair = await issueServing(authority, service.metadata.name, names, nowMs);
     const facts = { certificate: pair.certificate, authorities: keepUntilRenewed(authority.bundle, before, nowMs) };
     await this.#write(service, { ...facts, key: pair.key }, before !== undefined, signal);
+    this.#issued.set(uid, facts);
+    const oldest = this.#issued.keys().next();
+    if (this.#issued.size > maxIssued && !oldest.done) this.#issued.delete(oldest.value);
     return { facts, made: verdict.kind === 'renew' ? verdict.reason : 'there is none', lookAgainMs: lookMs };
   }
 

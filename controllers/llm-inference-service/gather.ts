@@ -27,6 +27,7 @@ export interface Settings {
   /** What names of presets begin with. */
   readonly configPrefix: string;
   readonly urlScheme: 'http' | 'https';
+  readonly network: NonNullable<Platform['network']>;
   readonly prometheus?: Platform['prometheus'];
   readonly gateway: {
     readonly name: string;
@@ -107,7 +108,12 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
     platform: {
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
-      served: { ...surroundings.served, backendTlsPolicy: isServed(caches, resources.backendTlsPolicies) },
+      served: {
+        ...surroundings.served,
+        backendTlsPolicy: isServed(caches, resources.backendTlsPolicies),
+        podMonitor: isServed(caches, resources.podMonitors),
+      },
+      network: settings.network,
       ...(settings.prometheus ? { prometheus: settings.prometheus } : {}),
       gateway: {
         name: settings.gateway.name,

@@ -35,6 +35,8 @@ export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: [''], resources: ['secrets'], verbs: ['create', 'update'] },
   { apiGroups: [''], resources: ['events'], verbs: ['create', 'patch'] },
   { apiGroups: ['apps'], resources: ['deployments'], verbs: own },
+  { apiGroups: ['networking.k8s.io'], resources: ['networkpolicies'], verbs: own },
+  { apiGroups: ['monitoring.coreos.com'], resources: ['podmonitors'], verbs: own },
   { apiGroups: ['policy'], resources: ['poddisruptionbudgets'], verbs: own },
   { apiGroups: ['autoscaling'], resources: ['horizontalpodautoscalers'], verbs: own },
   { apiGroups: ['keda.sh'], resources: ['scaledobjects'], verbs: own },

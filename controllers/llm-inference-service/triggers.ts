@@ -68,19 +68,11 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
     triggerMapped(caches.rivalLeases, () => usersOf(() => true), {
       when: (before, after) => digestOfLease(before) !== digestOfLease(after),
     }),
-    // Definitions that come later change what can be rendered for everyone.
-    ...caches.missing.map(
-      (informer): Trigger =>
-        (enqueue) => {
-          let isStopped = false;
-          void informer.synced.then(() => {
-            if (!isStopped) for (const service of all()) enqueue(keyOf(service.metadata));
-          });
-          return () => {
-            isStopped = true;
-          };
-        },
-    ),
+    // Definitions that come or go change what can be rendered for everyone.
+    (enqueue) =>
+      caches.onServed(() => {
+        for (const service of all()) enqueue(keyOf(service.metadata));
+      }),
   ];
 }
 

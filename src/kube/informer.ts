@@ -40,6 +40,12 @@ export interface InformerOptions<T extends KubeObject> {
   readonly indexes?: Indexes<T>;
   /** Applied to each object before it is stored: drop what nobody reads. It must keep apiVersion, kind and metadata's identity. */
   readonly transform?: (object: T) => T;
+  /**
+   * Told when the resource has been listed for the first time, when its definition is gone, and when it is back. With it
+   * what was known is forgotten when the definition goes, and `isSynced` is false until it is back; without it the last
+   * state stays.
+   */
+  readonly onServed?: (isServed: boolean) => void;
 }
 
 export interface InformerDeps {
@@ -105,6 +111,14 @@ export function startInformer<T extends KubeObject>(
       case 'synced':
         isSynced = true;
         setSynced();
+        options.onServed?.(true);
+        break;
+      case 'unserved':
+        if (!options.onServed) break;
+        log.warn('the resource is no longer served; its objects are forgotten');
+        isSynced = false;
+        for (const change of store.replace([])) publish(change);
+        options.onServed(false);
         break;
       case 'notServed':
         log.info({ reason: effect.message }, 'the resource is not served; waiting for its definition');

@@ -125,6 +125,13 @@ describe('the watch protocol', () => {
       ['notServed'],
     ],
     [
+      'and, not found once more, is gone',
+      listing(1, true),
+      failed('listFailed', 'notFound'),
+      waiting(2_000, 2, undefined, false),
+      ['unserved'],
+    ],
+    [
       'a broken connection resumes after a wait',
       watching('5', 2, true),
       failed('watchFailed', 'unavailable'),

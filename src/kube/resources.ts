@@ -60,6 +60,8 @@ export const resources = {
   gatewayClasses: inGroup('gateway.networking.k8s.io', 'v1', 'GatewayClass', 'gatewayclasses', false),
   gateways: inGroup('gateway.networking.k8s.io', 'v1', 'Gateway', 'gateways'),
   httpRoutes: inGroup('gateway.networking.k8s.io', 'v1', 'HTTPRoute', 'httproutes'),
+  podMonitors: inGroup('monitoring.coreos.com', 'v1', 'PodMonitor', 'podmonitors'),
+  networkPolicies: inGroup('networking.k8s.io', 'v1', 'NetworkPolicy', 'networkpolicies'),
   backendTlsPolicies: inGroup('gateway.networking.k8s.io', 'v1', 'BackendTLSPolicy', 'backendtlspolicies'),
   referenceGrants: inGroup('gateway.networking.k8s.io', 'v1beta1', 'ReferenceGrant', 'referencegrants'),
   inferencePools: inGroup('inference.networking.k8s.io', 'v1', 'InferencePool', 'inferencepools'),

@@ -48,6 +48,8 @@ export type WatchEffect<T extends KubeObject> =
   | { readonly kind: 'upsert'; readonly object: T }
   | { readonly kind: 'remove'; readonly object: T }
   | { readonly kind: 'synced' }
+  /** It was served and is no more: two lists in a row were not found. */
+  | { readonly kind: 'unserved' }
   /** The resource is not served (yet). Told once until it is. */
   | { readonly kind: 'notServed'; readonly message: string }
   | { readonly kind: 'log'; readonly level: 'debug' | 'warn'; readonly message: string };
@@ -96,6 +98,8 @@ function stepListing<T extends KubeObject>(
       };
     case 'listFailed': {
       const isFirst = state.failures === 0;
+      const isGone = message.failure.code === 'notFound' && state.isSynced && !isFirst;
+      if (isGone) return { state: waitToList(state.failures, false, 'notFound'), effects: [{ kind: 'unserved' }] };
       const told: WatchEffect<T> =
         message.failure.code === 'notFound'
           ? { kind: 'notServed', message: message.failure.message }

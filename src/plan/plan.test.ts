@@ -122,6 +122,20 @@ describe('statusOf', () => {
       /waits for the controller of its GatewayClass envoy/,
     ],
     [
+      'what is said of the Gateway is of an earlier generation',
+      {
+        gatewayOf: () => {
+          const changed = gateway({
+            status: { conditions: [condition('Programmed', 'True', { observedGeneration: 2 })] },
+          });
+          return { ...changed, metadata: { ...changed.metadata, generation: 3 } };
+        },
+      },
+      'GatewaysReady',
+      'GatewaysNotReady',
+      /to look at its current generation/,
+    ],
+    [
       'the Gateway is refused',
       {
         gatewayOf: () =>

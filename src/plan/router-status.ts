@@ -126,6 +126,9 @@ function gatewayProblem(gateway: Gateway): string | undefined {
     }
     if (condition.status === 'False')
       return `is not ${type}: ${[condition.reason, condition.message].filter(Boolean).join(': ')}`;
+    // What was said of an earlier generation may not hold for this one.
+    if (condition.observedGeneration !== undefined && condition.observedGeneration < (gateway.metadata.generation ?? 0))
+      return `waits for the controller of its GatewayClass ${gateway.spec.gatewayClassName} to look at its current generation`;
   }
   return undefined;
 }

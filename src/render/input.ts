@@ -20,6 +20,17 @@ export interface Platform {
   readonly storage: StorageFacts;
   /** The service's certificate; undefined: its parts speak clear text. */
   readonly tls?: TlsFacts;
+  /** Who may call pods; undefined: everybody. */
+  readonly network?: NetworkFacts;
+}
+
+/** Which NetworkPolicies services get. */
+export interface NetworkFacts {
+  readonly mode: 'off' | 'internal' | 'strict';
+  /** Namespaces and address ranges beside those of the service's Gateways that may send requests. */
+  readonly callers: readonly string[];
+  /** Namespaces and address ranges that may read metrics. */
+  readonly scrapers: readonly string[];
 }
 
 /** The public half of a service's certificate, as PEM. */
@@ -81,6 +92,8 @@ export interface ServedKinds {
   readonly xPool: boolean;
   /** leaderworkerset.x-k8s.io/v1 */
   readonly leaderWorkerSet: boolean;
+  /** monitoring.coreos.com/v1 PodMonitor */
+  readonly podMonitor: boolean;
   /** gateway.networking.k8s.io/v1 BackendTLSPolicy */
   readonly backendTlsPolicy: boolean;
   /** keda.sh/v1alpha1 */

@@ -44,6 +44,10 @@ export interface ChildNames {
   /** The Secret of the service's certificate, and the ConfigMap with its public half. */
   readonly certificates: string;
   readonly backendTls: string;
+  readonly workloadPolicy: string;
+  readonly schedulerPolicy: string;
+  readonly workloadMonitor: string;
+  readonly schedulerMonitor: string;
 }
 
 export function childNames(service: string): ChildNames {
@@ -74,6 +78,10 @@ export function childNames(service: string): ChildNames {
     route: childName(service, '-kserve-route'),
     certificates: childName(service, '-kserve-self-signed-certs'),
     backendTls: childName(service, '-kserve-backend-tls'),
+    workloadPolicy: childName(service, '-kserve'),
+    schedulerPolicy: childName(service, '-kserve-router-scheduler'),
+    workloadMonitor: childName(service, '-kserve'),
+    schedulerMonitor: childName(service, '-kserve-router-scheduler'),
   };
 }
 

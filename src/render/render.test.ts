@@ -221,7 +221,10 @@ describe('the routing sidecar', () => {
         '--prefill-url=http://chat-kserve-prefill-svc.default.svc.cluster.local:8000',
         '--connector=nixlv2',
       ]),
-      ports: [{ containerPort: 8000, name: 'http', protocol: 'TCP' }],
+      ports: [
+        { containerPort: 8000, name: 'http', protocol: 'TCP' },
+        { containerPort: 9091, name: 'metrics', protocol: 'TCP' },
+      ],
     });
   });
 

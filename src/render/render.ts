@@ -1,5 +1,7 @@
 import type { Manifest } from '../kube/object.ts';
 import { type Context, createContext, type RenderInput } from './input.ts';
+import { renderNetworkPolicies } from './network-policy.ts';
+import { renderPodMonitors } from './pod-monitor.ts';
 import { renderGateway } from './routing/gateway.ts';
 import { renderRoute } from './routing/http-route.ts';
 import { renderInferencePools } from './routing/inference-pool.ts';
@@ -26,6 +28,8 @@ export function render(input: RenderInput): readonly Manifest[] {
     ...renderAutoscalers(context),
     ...renderWorkloadServices(context),
     ...renderTrust(context),
+    ...renderNetworkPolicies(context),
+    ...renderPodMonitors(context),
     ...renderScheduler(context),
     ...renderGateway(context),
     ...renderRoute(context),

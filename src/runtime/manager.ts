@@ -68,7 +68,12 @@ export function startManager(options: ManagerOptions, deps: ManagerDeps): Manage
       )
     : undefined;
 
-  const isSynced = () => options.informers.every((informer) => informer.isSynced);
+  let wasSynced = false;
+  /** For good once true: a definition that is removed later makes no process unready. */
+  const isSynced = () => {
+    wasSynced ||= options.informers.every((informer) => informer.isSynced);
+    return wasSynced;
+  };
   const start = async () => {
     await Promise.race([Promise.all(options.informers.map((informer) => informer.synced)), closed]);
     if (election) await Promise.race([election.leading, closed]);

@@ -55,6 +55,7 @@ export function platform(parts: Partial<Platform> = {}): Platform {
       leaderWorkerSet: true,
       scaledObject: true,
       backendTlsPolicy: true,
+      podMonitor: true,
     },
     gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', port: 80, className: 'envoy' },
     routing: {

@@ -4,6 +4,9 @@ import { AppError } from '../../errors.ts';
 import { renderSidecarProbes } from './probes.ts';
 import { sidecarResources } from './resources.ts';
 
+/** Where a routing sidecar shows its own metrics. */
+export const sidecarMetricsPort = 9091;
+
 /** What the pod webhook must know to inject the routing sidecar: the JSON of the pod's annotation. */
 export interface SidecarSettings {
   readonly image: string;
@@ -95,7 +98,10 @@ function renderSidecar(settings: SidecarSettings): Container {
       { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
       { name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
     ],
-    ports: [{ containerPort: settings.port, name: tls ? 'https' : 'http', protocol: 'TCP' }],
+    ports: [
+      { containerPort: settings.port, name: tls ? 'https' : 'http', protocol: 'TCP' },
+      { containerPort: sidecarMetricsPort, name: 'metrics', protocol: 'TCP' },
+    ],
     ...(tls ? { volumeMounts: [{ mountPath: tls.path, name: tls.volume, readOnly: true }] } : {}),
     ...renderSidecarProbes(settings.port, tls ? 'HTTPS' : 'HTTP'),
     resources: sidecarResources,
