@@ -452,7 +452,12 @@ describe('a change', () => {
       { spec: { ports: [{ name: 'http', port: 9999 }] } },
       { spec: { ports: [{ port: 8000 }] } },
     ],
-    [resources.roles, 'chat-epp-role', { rules: [] }, { rules: expect.arrayContaining([expect.objectContaining({ resources: ['pods'] })]) }],
+    [
+      resources.roles,
+      'chat-epp-role',
+      { rules: [] },
+      { rules: expect.arrayContaining([expect.objectContaining({ resources: ['pods'] })]) },
+    ],
     [resources.roleBindings, 'chat-epp-rb', { subjects: [] }, { subjects: [{ name: 'chat-epp-sa' }] }],
     [
       resources.inferencePools,
