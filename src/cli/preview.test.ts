@@ -30,7 +30,12 @@ describe('what the operator would do', () => {
 
   it('is found out by its own controller, from nothing', async () => {
     const { writes, status } = await preview(llmService());
-    expect(names(writes)).toEqual(['write Deployment chat-kserve', 'write Service chat-kserve-workload-svc']);
+    expect(names(writes)).toEqual([
+      'write Deployment chat-kserve',
+      'write NetworkPolicy chat-kserve',
+      'write PodMonitor chat-kserve',
+      'write Service chat-kserve-workload-svc',
+    ]);
     expect(status?.conditions?.find(({ type }) => type === 'PresetsCombined')?.status).toBe('True');
   });
 
