@@ -225,10 +225,16 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     platform,
     referenced,
     group,
+    poolApi,
   }: Gathered): readonly Manifest[] | Verdict {
     if (isStopped(service)) return [];
     try {
-      return render({ service, effective, platform, ownPoolGroup: poolGroupOf(referenced), group });
+      const pools = {
+        ownPoolGroup: poolGroupOf(referenced),
+        poolGroup: poolApi?.group,
+        probesPool: poolApi?.isProbing ?? false,
+      };
+      return render({ service, effective, platform, group, ...pools });
     } catch (thrown) {
       if (!(thrown instanceof AppError)) throw thrown;
       return { condition: conditionTypes.presetsCombined, reason: reasons.invalidSpec, message: thrown.message };

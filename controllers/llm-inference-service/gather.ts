@@ -1,10 +1,12 @@
+import type { HTTPRoute } from '../../src/api/foreign/gateway-api.ts';
 import type { GlobalValues } from '../../src/api/global-config.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import { type KubeObject, keyOf, type Manifest, type ObjectRef, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import type { Combined, Observed, Surroundings } from '../../src/plan/observed.ts';
+import { choosePoolApi, type PoolApi } from '../../src/plan/pool-api.ts';
 import type { Platform } from '../../src/render/input.ts';
-import { childNames } from '../../src/render/names.ts';
+import { childNames, probeRouteName } from '../../src/render/names.ts';
 import { accountOf } from '../../src/render/pod/credentials.ts';
 import { modelRoutingAnnotation, modelRoutingHeader } from '../../src/render/routing/rules.ts';
 import type { BaseConfigs } from './base-configs.ts';
@@ -47,6 +49,7 @@ export interface Gathered {
   readonly surroundings: Surroundings;
   readonly referenced: Resolved['referenced'];
   readonly group: ReturnType<typeof gatherGroup>;
+  readonly poolApi: PoolApi | undefined;
   /** Live objects that the service controls. */
   readonly children: readonly KubeObject[];
 }
@@ -105,6 +108,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
     surroundings,
     referenced,
     group: gatherGroup(sources, service),
+    poolApi: gatherPoolApi(sources, service, surroundings.served),
     platform: {
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
@@ -173,6 +177,20 @@ function gatherSurroundings({ caches, writes, globals: { settings } }: Sources):
     modelHeader: settings.globals.ingress.modelBasedRoutingHeaderName ?? modelRoutingHeader,
     hasPrometheus: settings.prometheus !== undefined,
   };
+}
+
+/** Only where both APIs are served is there a choice. */
+function gatherPoolApi(
+  sources: Sources,
+  { metadata }: LLMInferenceService,
+  served: Surroundings['served'],
+): PoolApi | undefined {
+  if (!served.pool || !served.xPool) return undefined;
+  const live = (name: string) =>
+    gatherLive<KubeObject>(sources, resources.httpRoutes, { namespace: metadata.namespace ?? 'default', name }) as
+      | HTTPRoute
+      | undefined;
+  return choosePoolApi(live(childNames(metadata.name).route), live(probeRouteName(metadata.name)));
 }
 
 /** Controllers whose gateways refuse a route that speaks of time-outs. */

@@ -15,6 +15,8 @@ export const labels = {
   /** On presets that the chart ships: the release that they came with. */
   presetRelease: 'signalbox.io/preset-release',
   routingGroup: 'serving.kserve.io/routing-group',
+  /** On an HTTPRoute that only asks its gateways something: what. */
+  probe: 'signalbox.io/probe',
 } as const;
 
 /** Value of `app.kubernetes.io/part-of` on every child of a service. */

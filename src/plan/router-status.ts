@@ -6,7 +6,7 @@ import type {
   ParentReference,
   RouteParentStatus,
 } from '../api/foreign/gateway-api.ts';
-import { components } from '../api/labels.ts';
+import { components, labels } from '../api/labels.ts';
 import { modelNameOf } from '../api/v1alpha2/defaults.ts';
 import type { LLMInferenceServiceStatus } from '../api/v1alpha2/llm-inference-service.ts';
 import { hasDefaultGateway } from '../api/v1alpha2/router-wishes.ts';
@@ -30,7 +30,9 @@ interface ServiceRoute {
 }
 
 function routesOf(observed: Observed): readonly ServiceRoute[] {
-  const rendered = observed.desired.filter((manifest) => manifest.kind === 'HTTPRoute');
+  const rendered = observed.desired.filter(
+    ({ kind, metadata }) => kind === 'HTTPRoute' && metadata.labels?.[labels.probe] === undefined,
+  );
   return [
     ...rendered.map(
       (manifest, i): ServiceRoute => ({

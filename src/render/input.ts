@@ -120,6 +120,10 @@ export interface RenderInput {
   readonly platform: Platform;
   /** Group in which the pool of `router.scheduler.pool.ref` was found. */
   readonly ownPoolGroup?: PoolGroup | undefined;
+  /** Group of the service's own pool in routes, where gateways may not know the newest that is served. */
+  readonly poolGroup?: PoolGroup | undefined;
+  /** Whether a route of no consequence asks the gateways if they know the newest by now. */
+  readonly probesPool?: boolean;
   /** Every member of the service's group, itself among them. */
   readonly group?: readonly GroupMember[] | undefined;
 }
@@ -146,7 +150,7 @@ export function createContext(input: RenderInput): Context {
   const names = childNames(service.metadata.name);
   const { served } = platform;
   const best = served.pool ? 'inference.networking.k8s.io' : served.xPool ? 'inference.networking.x-k8s.io' : undefined;
-  const pool = scheduler && ((scheduler.pool?.ref && input.ownPoolGroup) ?? best);
+  const pool = scheduler && ((scheduler.pool?.ref ? input.ownPoolGroup : input.poolGroup) ?? best);
   return {
     ...input,
     name: service.metadata.name,

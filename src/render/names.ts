@@ -85,6 +85,11 @@ export function childNames(service: string): ChildNames {
   };
 }
 
+/** The route that asks gateways whether they know the newest API of pools. */
+export function probeRouteName(service: string): string {
+  return childName(service, '-kserve-route-pool-probe');
+}
+
 const shifts = [7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21] as const;
 const sines = Array.from({ length: 64 }, (_, i) => Math.floor(Math.abs(Math.sin(i + 1)) * 2 ** 32));
 

@@ -324,3 +324,51 @@ describe('a group', () => {
     );
   }, 60_000);
 });
+
+describe('a gateway that knows the older API of pools alone', () => {
+  const name = 'old';
+  const main = `${name}-kserve-route`;
+  const probe = `${name}-kserve-route-pool-probe`;
+  const groupsIn = async (route: string) => [
+    ...new Set(
+      (await find<HTTPRoute & KubeObject>(resources.httpRoutes, route))?.spec.rules
+        ?.flatMap(({ backendRefs }) => backendRefs ?? [])
+        .flatMap(({ kind, group }) => (kind === 'InferencePool' ? [group] : [])),
+    ),
+  ];
+  const answer = async (route: string, isResolved: boolean) => {
+    const { metadata, spec } = await get<HTTPRoute & KubeObject>(resources.httpRoutes, route);
+    const generation = metadata.generation ?? 1;
+    const refs = {
+      ...said('ResolvedRefs', generation),
+      ...(isResolved ? {} : { status: 'False', reason: 'InvalidKind' }),
+    };
+    const parents = (spec.parentRefs ?? []).map((parentRef) => ({
+      parentRef,
+      controllerName: 'example.com/envoy',
+      conditions: [said('Accepted', generation), refs],
+    }));
+    await operator.admin.mergePatch(
+      resources.httpRoutes,
+      { namespace, name: route },
+      { status: { parents } },
+      { subresource: 'status', fieldManager: 'test' },
+    );
+  };
+
+  it('is given that one, asked on, and moved over once it knows the newer', async () => {
+    await operator.apply(service(name, { gateway: {}, route: {}, scheduler: {} }));
+    await eventually(async () => expect(await groupsIn(main)).toEqual(['inference.networking.k8s.io']));
+    await answer(main, false);
+    await eventually(async () => expect(await groupsIn(main)).toEqual(['inference.networking.x-k8s.io']));
+    await eventually(async () => expect(await groupsIn(probe)).toEqual(['inference.networking.k8s.io']));
+    await answer(main, true);
+    await answer(probe, false);
+    await eventually(async () => expect(await conditionOf(name, 'HTTPRoutesReady')).toBe('True'));
+    await awaitQuiet(operator.counters);
+    expect(await groupsIn(main)).toEqual(['inference.networking.x-k8s.io']);
+    await answer(probe, true);
+    await eventually(async () => expect(await groupsIn(main)).toEqual(['inference.networking.k8s.io']));
+    await eventually(async () => expect(await find(resources.httpRoutes, probe)).toBeUndefined());
+  }, 60_000);
+});

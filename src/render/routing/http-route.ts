@@ -6,6 +6,7 @@ import type { Context } from '../input.ts';
 import { componentLabels } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
 import { childName } from '../names.ts';
+import { servingPort } from '../pod/main.ts';
 import { renderAdapterRules } from './adapter-rules.ts';
 import { gatewayParents } from './gateway.ts';
 import { type GroupMember, shareRules, sharingOf } from './group.ts';
@@ -25,7 +26,7 @@ export function renderRoute(context: Context): readonly Manifest[] {
   if (!context.platform.served.gatewayApi || effective.router?.route === undefined) return [];
   if (routeRefsOf(effective).length > 0) return [];
   const group = effective.router.route.group;
-  const route = (suffix: string, rules: readonly HTTPRouteRule[]) => {
+  const route = (suffix: string, rules: readonly HTTPRouteRule[], more: Readonly<Record<string, string>> = {}) => {
     const spec: HTTPRouteSpec = {
       ...routeSpec,
       parentRefs: gatewayParents(context),
@@ -36,7 +37,11 @@ export function renderRoute(context: Context): readonly Manifest[] {
       {
         name: suffix === '' ? names.route : childName(name, `-kserve-route${suffix}`),
         namespace,
-        labels: { ...componentLabels(name, components.router), ...(group ? { [labels.routingGroup]: group } : {}) },
+        labels: {
+          ...componentLabels(name, components.router),
+          ...(group ? { [labels.routingGroup]: group } : {}),
+          ...more,
+        },
         ownerReferences: ownerOf(service),
       },
       { spec },
@@ -72,6 +77,9 @@ export function renderRoute(context: Context): readonly Manifest[] {
     route('', [...first, ...(fits ? adapters.beside : []).map(overlaid)]),
     ...rest.map((rules, i) => route(`-${i + 2}`, rules)),
     ...(fits || adapters.beside.length === 0 ? [] : [route('-lora-0', adapters.beside.map(overlaid))]),
+    ...(context.probesPool && context.hasPicker
+      ? [route('-pool-probe', [probeRule(context)], { [labels.probe]: 'pool' })]
+      : []),
     ...adapters.further.map(({ suffix, rules }) => route(suffix, rules.map(overlaid))),
   ];
 }
@@ -79,6 +87,17 @@ export function renderRoute(context: Context): readonly Manifest[] {
 /** Who may share adapters: the group, where there is one. */
 function memberOrSelf(context: Context): readonly GroupMember[] {
   return context.group ? sharingOf(context.group, context.modelName).sharing : [];
+}
+
+/** Leads a path that nobody calls to the pool in its newest API: the gateway's verdict on it is all that is wanted. */
+function probeRule({ namespace, name, names }: Context): HTTPRouteRule {
+  return {
+    name: 'pool-probe',
+    matches: [{ path: { type: 'Exact', value: `${servicePrefix(namespace, name)}/.pool-probe` } }],
+    backendRefs: [
+      { group: 'inference.networking.k8s.io', kind: 'InferencePool', name: names.pool, port: servingPort, weight: 1 },
+    ],
+  };
 }
 
 /** In as few routes as the limits allow, in their order. */
