@@ -5,6 +5,7 @@ import { parseDurationMs } from '../flags.ts';
 import { errorBody } from '../openai/error-body.ts';
 import { type ModelNames, replaceModelName, toModelNames } from '../openai/model-name.ts';
 import { type Api, apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
+import { sessionKeysOf } from '../openai/session-key.ts';
 import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { TraceSpan, Tracing } from '../telemetry/tracing.ts';
@@ -403,11 +404,17 @@ function parseBody({ headers, body, bodyBytes }: InboundRequest): Completion | u
 
 function toPickRequest(headers: readonly string[], completion: Completion | undefined): PickRequest {
   let text: string | undefined;
+  let keys: readonly string[] | undefined;
+  const sessionId = sessionIdOf(headers, completion);
   return {
     id: headerOf(headers, 'x-request-id') ?? randomUUID(),
     model: completion?.model ?? '',
-    sessionId: sessionIdOf(headers, completion),
+    sessionId,
     completion,
+    sessionKeys: () => {
+      keys ??= completion === undefined ? [] : sessionKeysOf(completion, (name) => headerOf(headers, name), sessionId);
+      return keys;
+    },
     header: (name) => headerOf(headers, name),
     promptText: () => {
       text ??= completion === undefined ? '' : promptText(completion);

@@ -1,7 +1,8 @@
-import { hash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { answeredTail, type Conversation, conversationOf, tailOf } from '../openai/conversation.ts';
 import type { Completion } from '../openai/request.ts';
+import { sessionIdKey, sessionScope, sessionTailKey } from '../openai/session-key.ts';
 
 /** Headers that name a conversation, strongest first. */
 const idHeaders = [
@@ -63,6 +64,8 @@ interface Tail {
 
 interface Session {
   readonly key: string;
+  /** What pickers know it by. */
+  readonly publicKey: string;
   readonly id: string;
   tails: Tail[];
   aliases: string[];
@@ -85,9 +88,7 @@ export interface SessionView {
 
 /** Reads who a request belongs to. `headers` are node's, in lower case. */
 export function sessionKeyOf(request: Completion, headers: RequestHeaders): SessionKey {
-  // The hash, never the credential itself, is kept.
-  const tenant = hash('sha256', String(headers.authorization ?? headers['x-api-key'] ?? ''), 'base64url');
-  const scope = `${tenant}/${request.model}`;
+  const scope = sessionScope(request.model, String(headers.authorization ?? headers['x-api-key'] ?? ''));
   return {
     id: sessionIdOf(request, headers),
     scope,
@@ -125,6 +126,8 @@ export class Sessions {
   readonly #byKey = new Map<string, Session>();
   /** Tail hashes and response ids to the key of their session. */
   readonly #byTail = new Map<string, string>();
+  /** Counts changes of what is published. */
+  #version = 0;
   /** Counts how often everything was forgotten, so that an answer from before does not come back. */
   #epoch = 0;
 
@@ -188,6 +191,7 @@ export class Sessions {
     const mapKey = keyOf(key.scope, id);
     const session: Session = this.#byKey.get(mapKey) ?? {
       key: mapKey,
+      publicKey: sessionIdKey(key.scope, id),
       id,
       tails: [],
       aliases: [],
@@ -216,6 +220,7 @@ export class Sessions {
       this.#byTail.set(alias, mapKey);
       while (session.aliases.length > maxTails) this.#unlink(mapKey, session.aliases.shift());
     }
+    this.#version++;
     this.#touch(session);
     this.#sweep();
   }
@@ -235,8 +240,26 @@ export class Sessions {
     const count = this.#byKey.size;
     this.#byKey.clear();
     this.#byTail.clear();
+    this.#version++;
     this.#epoch++;
     return count;
+  }
+
+  /** Changes with `publicKeys`. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** What a picker needs to send a conversation here again: hashes of ids and of contents, most recently used first, at most `max`. */
+  publicKeys(max: number): readonly string[] {
+    const keys: string[] = [];
+    const oldest = this.#clock.now() - this.#idleMs;
+    for (const session of [...this.#byKey.values()].reverse()) {
+      if (keys.length >= max || session.lastUsedMs < oldest) break;
+      keys.push(session.publicKey);
+      for (const { answered } of session.tails) if (answered !== undefined) keys.push(sessionTailKey(answered));
+    }
+    return keys.slice(0, max);
   }
 
   /** What is remembered, most recently used first. */
@@ -283,6 +306,7 @@ export class Sessions {
 
   #drop(session: Session | undefined): void {
     if (!session) return;
+    this.#version++;
     this.#byKey.delete(session.key);
     for (const tail of session.tails) this.#unlink(session.key, tail.answered);
     for (const alias of session.aliases) this.#unlink(session.key, alias);

@@ -235,6 +235,16 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
   });
   const own = createServer({ headersTimeout: headersTimeoutMs }, (req, res) => void serveOwn(req, res));
 
+  const startedAt = clock.now().toString(36);
+  /** For pickers, which ask again and again: nothing is sent when nothing has changed. */
+  const serveSessionKeys = (req: IncomingMessage, res: ServerResponse) => {
+    const etag = `"${startedAt}-${sessions.version}"`;
+    const isKnown = req.headers['if-none-match'] === etag;
+    const text = isKnown ? '' : sessions.publicKeys(maxPublicKeys).join('\n');
+    res.writeHead(isKnown ? 304 : 200, { etag, 'content-type': 'text/plain', 'content-length': text.length });
+    res.end(text);
+  };
+
   const serveOwn = async (req: IncomingMessage, res: ServerResponse) => {
     const path = (req.url ?? '/').split('?')[0];
     if (req.method !== 'GET') sendText(res, 405, 'only GET is served here\n');
@@ -245,8 +255,9 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     } else if (path === '/debug/sessions') {
       res.writeHead(200, { 'content-type': 'application/json' });
       res.end(`${JSON.stringify({ max: config.sessions.maxEntries, sessions: sessions.view() })}\n`);
-    } else if (path === '/health') sendText(res, 200, 'ok\n');
-    else sendText(res, 404, 'try /metrics, /debug/sessions or /health\n');
+    } else if (path === '/sessions') serveSessionKeys(req, res);
+    else if (path === '/health') sendText(res, 200, 'ok\n');
+    else sendText(res, 404, 'try /metrics, /sessions, /debug/sessions or /health\n');
   };
 
   const release = async () => {
@@ -331,6 +342,9 @@ function refuseMalformed(socket: Duplex, code: string | undefined): void {
   // A client that sends on and reads nothing keeps no connection.
   setTimeout(() => socket.destroy(), refusedLingerMs).unref();
 }
+
+/** Keys of conversations told to a picker at most, the latest ones: 170 KB. */
+const maxPublicKeys = 10_000;
 
 const refusedLingerMs = 1000;
 

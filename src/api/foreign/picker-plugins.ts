@@ -57,6 +57,7 @@ export const pickerPluginTypes: readonly string[] = [
   'program-aware-fairness',
   'queue-scorer',
   'random-picker',
+  'resident-session-scorer',
   'round-robin-fairness-policy',
   'running-requests-size-scorer',
   'session-affinity-filter',

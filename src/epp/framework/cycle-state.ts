@@ -12,6 +12,8 @@ export interface PickRequest {
   readonly completion: Completion | undefined;
   /** The value of a header by its lower-case name. */
   header(name: string): string | undefined;
+  /** Hashes by which sidecars publish the conversation, its id's first. Built at the first call. */
+  sessionKeys?(): readonly string[];
   /** The text whose blocks the engine caches; empty when there is no prompt. Built at the first call. */
   promptText(): string;
 }

@@ -59,6 +59,7 @@ import { createQueueScorer } from './scorer/queue-scorer.ts';
 import { createRunningRequestsSizeScorer } from './scorer/running-requests-size-scorer.ts';
 import { createTokenLoadScorer } from './scorer/token-load-scorer.ts';
 import { createTopologyAffinityScorer } from './scorer/topology-affinity-scorer.ts';
+import { createResidentSessionScorer } from './session/resident-session-scorer.ts';
 import { createSessionAffinityFilter, createSessionAffinityScorer } from './session/session-affinity.ts';
 import { createPriorityHoldbackPolicy } from './usage-limit/priority-holdback-policy.ts';
 import { createSoftReflectiveCeilingPolicy } from './usage-limit/soft-reflective-ceiling-policy.ts';
@@ -95,6 +96,7 @@ export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
   // Who serves best: what is cached, what is busy, what matters.
   'prefix-cache-scorer': createPrefixCacheScorer,
   'session-affinity-scorer': createSessionAffinityScorer,
+  'resident-session-scorer': createResidentSessionScorer,
   'no-hit-lru-scorer': createNoHitLruScorer,
   'lora-affinity-scorer': createLoraAffinityScorer,
   'queue-scorer': createQueueScorer,
