@@ -46,6 +46,7 @@ describe('conversations that sidecars remember', () => {
       path: 'plugins[0].parameters',
       clock: systemClock,
       pool: { current: () => endpoints, subscribe: () => () => {} },
+      nearest: () => undefined,
       random: Math.random,
       baseDir: '.',
       report: () => {},
