@@ -229,6 +229,7 @@ function gatherServed(caches: Caches): Surroundings['served'] {
     xPool: caches.xPools.isSynced,
     leaderWorkerSet: caches.leaderWorkerSets.isSynced,
     scaledObject: isServed(caches, resources.scaledObjects),
+    deviceClaims: isServed(caches, resources.resourceClaimTemplates),
   };
 }
 

@@ -40,6 +40,7 @@ export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: ['policy'], resources: ['poddisruptionbudgets'], verbs: own },
   { apiGroups: ['autoscaling'], resources: ['horizontalpodautoscalers'], verbs: own },
   { apiGroups: ['keda.sh'], resources: ['scaledobjects'], verbs: own },
+  { apiGroups: ['resource.k8s.io'], resources: ['resourceclaimtemplates'], verbs: own },
   { apiGroups: ['leaderworkerset.x-k8s.io'], resources: ['leaderworkersets'], verbs: own },
   { apiGroups: ['rbac.authorization.k8s.io'], resources: ['roles', 'rolebindings'], verbs: own },
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['gatewayclasses'], verbs: read },

@@ -49,7 +49,14 @@ const inputOf = (router: LLMInferenceServiceSpec['router']) => {
   return {
     service,
     effective: service.spec,
-    served: { gatewayApi: true, pool: true, xPool: false, leaderWorkerSet: false, scaledObject: false },
+    served: {
+      gatewayApi: true,
+      pool: true,
+      xPool: false,
+      leaderWorkerSet: false,
+      scaledObject: false,
+      deviceClaims: false,
+    },
     systemNamespace: 'system',
   };
 };

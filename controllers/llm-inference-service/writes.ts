@@ -11,6 +11,7 @@ import {
   type ObjectRef,
   type Resource,
 } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
 import { pathOf } from '../../src/kube/rest-client.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
 import { keepReplicas } from './replicas.ts';
@@ -164,6 +165,9 @@ export interface OwnedClientOptions {
   readonly onFailure: (failure: Failure) => void;
 }
 
+/** Kinds whose spec never changes: another one takes the place of what is there. Nobody holds on to it once pods are made. */
+const madeAnew: ReadonlySet<Resource> = new Set([resources.resourceClaimTemplates]);
+
 /** What is applied at the same time but not before: a binding needs its role, a pod its account and what that may do. */
 const waitsFor: Readonly<Record<string, readonly string[]>> = {
   RoleBinding: ['Role'],
@@ -201,6 +205,10 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
       // A list element of another hand can stand in the way of ours, as a port of the same name does, and an apply
       // leaves it there. Lists are then put back as a whole.
       if (!present || !hasCode(thrown, 'invalid')) throw thrown;
+      if (madeAnew.has(resource)) {
+        await client.delete(resource, refOf(object), { uid: present.metadata.uid ?? '' }, signal);
+        return client.apply<T>(resource, object, how, signal);
+      }
       const { apiVersion: _a, kind: _k, metadata: _m, status: _s, ...body } = object;
       const { fieldManager } = how;
       await client.mergePatch(resource, refOf(object), body, { fieldManager }, signal).catch(() => {

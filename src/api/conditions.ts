@@ -44,6 +44,7 @@ export const reasons = {
   leaderWorkerSetNotServed: 'LeaderWorkerSetNotServed',
   leaderWorkerSetMissing: 'LeaderWorkerSetMissing',
   leaderWorkerSetProgressing: 'LeaderWorkerSetProgressing',
+  deviceClaimsNotServed: 'DeviceClaimsNotServed',
   scalingCrdNotFound: 'ScalingCRDNotFound',
   scalingNotConfigured: 'ScalingNotConfigured',
   hpaProgressing: 'HPAProgressing',

@@ -55,6 +55,14 @@ export const annotations = {
   /** On a service: the Secret with credentials for its downloads. Both names are in use with KServe. */
   storageSecret: ['serving.kserve.io/storageSecretName', 'serving.kserve.io/secretName'],
 
+  /** On a service: the device class that a claim is made of for each pod, and what narrows it. */
+  deviceClass: 'serving.kserve.io/exp-dra-device-class',
+  deviceCount: 'serving.kserve.io/exp-dra-device-count',
+  deviceSelector: 'serving.kserve.io/exp-dra-cel-selector',
+  deviceContainer: 'serving.kserve.io/exp-dra-container-name',
+  /** On a pod template: what its claim asks for, so that pods are replaced when that changes. */
+  deviceClaim: 'signalbox.io/device-claim',
+
   /** On stored objects: what v1alpha1 says of the model, under the names that KServe uses. */
   modelCriticality: 'internal.serving.kserve.io/model-criticality',
   /** The same of its adapters: JSON, index → criticality. */

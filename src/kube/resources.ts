@@ -31,6 +31,7 @@ export const resources = {
   podDisruptionBudgets: inGroup('policy', 'v1', 'PodDisruptionBudget', 'poddisruptionbudgets'),
   horizontalPodAutoscalers: inGroup('autoscaling', 'v2', 'HorizontalPodAutoscaler', 'horizontalpodautoscalers'),
   scaledObjects: inGroup('keda.sh', 'v1alpha1', 'ScaledObject', 'scaledobjects'),
+  resourceClaimTemplates: inGroup('resource.k8s.io', 'v1', 'ResourceClaimTemplate', 'resourceclaimtemplates'),
   leases: inGroup('coordination.k8s.io', 'v1', 'Lease', 'leases'),
   roles: inGroup('rbac.authorization.k8s.io', 'v1', 'Role', 'roles'),
   roleBindings: inGroup('rbac.authorization.k8s.io', 'v1', 'RoleBinding', 'rolebindings'),

@@ -2,7 +2,7 @@ import type { Check } from './check.ts';
 import { checkCombined } from './checks/presets.ts';
 import { checkGatewayApi, checkGatewayClass, checkInferencePoolApi } from './checks/router.ts';
 import { checkSpec } from './checks/spec.ts';
-import { checkLeaderWorkerSetApi } from './checks/workload.ts';
+import { checkDeviceClaimApi, checkLeaderWorkerSetApi } from './checks/workload.ts';
 import type { CheckInput } from './observed.ts';
 
 /** What must hold before anything is rendered: children stay as they are while it does not. */
@@ -13,6 +13,8 @@ export const beforeRendering: readonly Check<CheckInput>[] = [
   checkSpec,
   // Without groups nothing could serve: what serves now, perhaps on one node, stays until they can be had.
   checkLeaderWorkerSetApi,
+  // Pods that name a claim without its template would wait for ever.
+  checkDeviceClaimApi,
 ];
 
 /** What the router needs of the cluster; the model servers run without it. Every violation is shown. */

@@ -47,6 +47,7 @@ export interface Surroundings {
     readonly xPool: boolean;
     readonly leaderWorkerSet: boolean;
     readonly scaledObject: boolean;
+    readonly deviceClaims: boolean;
   };
   readonly gateway: {
     readonly name: string;

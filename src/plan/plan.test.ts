@@ -170,7 +170,14 @@ describe('statusOf', () => {
       'the Gateway API is not served',
       {
         surroundings: surroundings({
-          served: { gatewayApi: false, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true },
+          served: {
+            gatewayApi: false,
+            pool: true,
+            xPool: true,
+            leaderWorkerSet: true,
+            scaledObject: true,
+            deviceClaims: true,
+          },
         }),
       },
       'GatewaysReady',
@@ -181,7 +188,14 @@ describe('statusOf', () => {
       'no pool is served',
       {
         surroundings: surroundings({
-          served: { gatewayApi: true, pool: false, xPool: false, leaderWorkerSet: true, scaledObject: true },
+          served: {
+            gatewayApi: true,
+            pool: false,
+            xPool: false,
+            leaderWorkerSet: true,
+            scaledObject: true,
+            deviceClaims: true,
+          },
         }),
       },
       'InferencePoolReady',
@@ -483,7 +497,14 @@ describe('groups of pods', () => {
   });
 
   it('need LeaderWorkerSets to be served', () => {
-    const served = { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: false, scaledObject: false };
+    const served = {
+      gatewayApi: true,
+      pool: true,
+      xPool: true,
+      leaderWorkerSet: false,
+      scaledObject: false,
+      deviceClaims: false,
+    };
     const input = { service: grouped, effective: grouped.spec, surroundings: surroundings({ served }) };
     const verdict = firstViolation(beforeRendering, input);
     expect(verdict).toMatchObject({ condition: 'WorkerWorkloadReady', reason: 'LeaderWorkerSetNotServed' });
@@ -529,7 +550,7 @@ describe('autoscalers', () => {
   });
 
   it('say what they lack', () => {
-    const served = { ...surroundings().served, scaledObject: false };
+    const served = { ...surroundings().served, scaledObject: false, deviceClaims: false };
     const find = (scaling: object, parts: Partial<Surroundings>) => {
       const service = llmService({ spec: { scaling: scaling as never } });
       const desired = render({

@@ -98,6 +98,8 @@ export interface ServedKinds {
   readonly backendTlsPolicy: boolean;
   /** keda.sh/v1alpha1 */
   readonly scaledObject: boolean;
+  /** resource.k8s.io/v1 */
+  readonly deviceClaims: boolean;
 }
 
 /** The Gateway of services that name none. */

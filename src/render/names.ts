@@ -48,6 +48,7 @@ export interface ChildNames {
   readonly schedulerPolicy: string;
   readonly workloadMonitor: string;
   readonly schedulerMonitor: string;
+  readonly deviceClaims: string;
 }
 
 export function childNames(service: string): ChildNames {
@@ -82,6 +83,7 @@ export function childNames(service: string): ChildNames {
     schedulerPolicy: childName(service, '-kserve-router-scheduler'),
     workloadMonitor: childName(service, '-kserve'),
     schedulerMonitor: childName(service, '-kserve-router-scheduler'),
+    deviceClaims: childName(service, '-managed-dra'),
   };
 }
 

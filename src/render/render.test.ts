@@ -70,12 +70,26 @@ describe('the picker configuration', () => {
 describe('kinds that are not served', () => {
   it('are not rendered; the route then leads to the Service', () => {
     const all = renderService(prefillDecodeService(), {
-      served: { gatewayApi: true, pool: false, xPool: false, leaderWorkerSet: true, scaledObject: true },
+      served: {
+        gatewayApi: true,
+        pool: false,
+        xPool: false,
+        leaderWorkerSet: true,
+        scaledObject: true,
+        deviceClaims: true,
+      },
     });
     expect(kindsOf(all).filter((kind) => kind.startsWith('InferencePool') || kind.includes('epp'))).toEqual([]);
     expect(JSON.stringify(all.find((manifest) => manifest.kind === 'HTTPRoute'))).not.toContain('InferencePool');
     const none = renderService(prefillDecodeService(), {
-      served: { gatewayApi: false, pool: true, xPool: false, leaderWorkerSet: true, scaledObject: true },
+      served: {
+        gatewayApi: false,
+        pool: true,
+        xPool: false,
+        leaderWorkerSet: true,
+        scaledObject: true,
+        deviceClaims: true,
+      },
     });
     expect(kindsOf(none).filter((kind) => /Gateway|HTTPRoute/.test(kind))).toEqual([]);
   });

@@ -2,6 +2,7 @@ import type { Manifest } from '../kube/object.ts';
 import { type Context, createContext, type RenderInput } from './input.ts';
 import { renderNetworkPolicies } from './network-policy.ts';
 import { renderPodMonitors } from './pod-monitor.ts';
+import { renderDeviceClaims } from './pod/devices.ts';
 import { renderGateway } from './routing/gateway.ts';
 import { renderRoute } from './routing/http-route.ts';
 import { renderInferencePools } from './routing/inference-pool.ts';
@@ -23,6 +24,7 @@ export function render(input: RenderInput): readonly Manifest[] {
   const context = createContext(input);
   return [
     ...renderWorkloadAccess(context),
+    ...renderDeviceClaims(context),
     ...renderWorkloads(context),
     ...renderDisruptionBudgets(context),
     ...renderAutoscalers(context),

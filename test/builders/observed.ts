@@ -20,7 +20,7 @@ export const gateway = (parts: { readonly status?: object; readonly listeners?: 
   }) as Gateway;
 
 export const surroundings = (parts: Partial<Surroundings> = {}): Surroundings => ({
-  served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true },
+  served: { gatewayApi: true, pool: true, xPool: true, leaderWorkerSet: true, scaledObject: true, deviceClaims: true },
   gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', className: 'envoy', live: gateway() },
   acceptedClasses: ['envoy'],
   configuredClass: '',

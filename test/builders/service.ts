@@ -56,6 +56,7 @@ export function platform(parts: Partial<Platform> = {}): Platform {
       scaledObject: true,
       backendTlsPolicy: true,
       podMonitor: true,
+      deviceClaims: true,
     },
     gateway: { name: 'signalbox-gateway', namespace: 'signalbox-system', port: 80, className: 'envoy' },
     routing: {

@@ -16,8 +16,6 @@ const serviceRows: readonly Row[] = [
   { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
 ];
 
-const annotationPrefix = 'serving.kserve.io/exp-dra-';
-
 /** One issue for each field in use that the operator does not act on. */
 export function checkSupported(service: LLMInferenceService): readonly Issue[] {
   const issues: Issue[] = [];
@@ -25,11 +23,6 @@ export function checkSupported(service: LLMInferenceService): readonly Issue[] {
     const value = valueAt(service.spec, row.path);
     if (isUnset(value)) continue;
     issues.push(unsupported(`spec.${row.path}`, value, row.what, row.remedy));
-  }
-  for (const [name, value] of Object.entries(service.metadata.annotations ?? {})) {
-    if (!name.startsWith(annotationPrefix)) continue;
-    const remedy = 'remove the annotation and ask for devices in resources';
-    issues.push(unsupported(`metadata.annotations[${name}]`, value, 'managed device claims', remedy));
   }
   return issues;
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { defaultService, modelNameOf } from './defaults.ts';
+import { deviceClaimOf } from './devices.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from './llm-inference-service.ts';
 import { parseHuggingFaceUri, parseModelLocation } from './model-uri.ts';
 import { validateService, validateServiceConfig, warnService } from './validate.ts';
@@ -495,15 +496,54 @@ describe('validateService', () => {
     expect(validateService(annotated).filter(({ path }) => path.includes('signalbox.io/tls'))).toHaveLength(count);
   });
 
-  it('refuses annotations for managed devices', () => {
-    const withAnnotation = service();
-    const annotated = {
-      ...withAnnotation,
-      metadata: { ...withAnnotation.metadata, annotations: { 'serving.kserve.io/exp-dra-device-class': 'gpu' } },
-    };
-    expect(validateService(annotated).map(({ path }) => path)).toEqual([
-      'metadata.annotations[serving.kserve.io/exp-dra-device-class]',
-    ]);
+  const dra = (name: string) => `serving.kserve.io/exp-dra-${name}`;
+  const claiming = (given: Readonly<Record<string, string>>, spec: Partial<LLMInferenceServiceSpec> = {}) => {
+    const plain = service(spec);
+    const annotations = Object.fromEntries(Object.entries(given).map(([name, value]) => [dra(name), value]));
+    return { ...plain, metadata: { ...plain.metadata, annotations } };
+  };
+
+  it.each<[string, Readonly<Record<string, string>>, string, string]>([
+    ['no class', { 'device-count': '2' }, 'device-class', 'is required to enable managed DRA when'],
+    ['an empty class', { 'device-class': ' ' }, 'device-class', 'device class must not be empty'],
+    ['a class with capitals', { 'device-class': 'GPU' }, 'device-class', 'device class must be a DNS subdomain'],
+    ['no count', { 'device-class': 'a.b', 'device-count': 'two' }, 'device-count', 'write a whole number'],
+    ['a count of none', { 'device-class': 'a.b', 'device-count': '0' }, 'device-count', 'must be >= 1'],
+    ['more than a claim holds', { 'device-class': 'a.b', 'device-count': '33' }, 'device-count', 'at most 32 devices'],
+    [
+      'no selector',
+      { 'device-class': 'a.b', 'cel-selector': ' \n ' },
+      'cel-selector',
+      'must contain at least one non-empty CEL expression',
+    ],
+    ['an empty container', { 'device-class': 'a.b', 'container-name': '' }, 'container-name', 'must not be empty'],
+    ['no container', { 'device-class': 'a.b', 'container-name': 'A' }, 'container-name', 'must be a DNS label'],
+    [
+      'a container that is not there',
+      { 'device-class': 'a.b', 'container-name': 'x' },
+      'container-name',
+      'spec.template has no container of this name',
+    ],
+    ['an older name', { 'device-class': 'a.b', 'gpu-count': '1' }, 'gpu-count', 'is not known'],
+  ])('refuses devices of %s', (_, given, name, message) => {
+    const issues = validateService(claiming(given));
+    expect(issues.map(({ path }) => path)).toEqual([`metadata.annotations[${dra(name)}]`]);
+    expect(issues[0]?.message).toContain(message);
+  });
+
+  it('reads devices, and judges them when they alone change', () => {
+    const given = { 'device-class': ' gpu.example.com ', 'device-count': '2', 'cel-selector': 'a\n\n b\n' };
+    expect(validateService(claiming(given))).toEqual([]);
+    expect(deviceClaimOf(claiming(given))).toEqual({
+      deviceClass: 'gpu.example.com',
+      count: 2,
+      selectors: ['a', 'b'],
+      container: 'main',
+    });
+    expect(deviceClaimOf(claiming({}))).toBeUndefined();
+    const beside = { template: { containers: [{ name: 'main' }, { name: 'x', image: 'x' }] } };
+    expect(validateService(claiming({ 'device-class': 'a', 'container-name': 'x' }, beside))).toEqual([]);
+    expect(validateService(claiming({ 'device-class': '' }), claiming({}))).toHaveLength(1);
   });
 
   it('leaves plugins to a picker of your own', () => {

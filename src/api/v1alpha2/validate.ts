@@ -1,6 +1,7 @@
 import type { ParentReference } from '../foreign/gateway-api.ts';
 import { type Issue, showValue } from '../issue.ts';
 import { annotations } from '../labels.ts';
+import { checkDevices, deviceAnnotationsOf } from './devices.ts';
 import { checkVersions, warnVersions } from './engine-version.ts';
 import type { LLMInferenceService } from './llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from './llm-inference-service-config.ts';
@@ -33,6 +34,7 @@ const checks: readonly Check[] = [
   checkTraffic,
   checkGatewayRefs,
   checkScheduler,
+  checkDevices,
   checkSupported,
 ];
 
@@ -44,7 +46,11 @@ const checks: readonly Check[] = [
  */
 export function validateService(service: LLMInferenceService, old?: LLMInferenceService): readonly Issue[] {
   if (service.metadata.deletionTimestamp !== undefined) return [];
-  if (old !== undefined && isSame(service.spec, old.spec)) return [];
+  const isUnchanged =
+    old !== undefined &&
+    isSame(service.spec, old.spec) &&
+    isSame(deviceAnnotationsOf(service), deviceAnnotationsOf(old));
+  if (isUnchanged) return [];
   return [...checks.flatMap((check) => check(service)), ...(old === undefined ? [] : checkSizeUnchanged(service, old))];
 }
 

@@ -6,6 +6,7 @@ import type { Context } from '../input.ts';
 import type { Role } from '../labels.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
 import { certificateMounts, certificateVolumes, renderTlsArgs, schemeOf } from '../tls.ts';
+import { withDevices } from './devices.ts';
 import { growForOffloading, renderKvTransfer, renderTiers, requireOffloading } from './kv-cache.ts';
 import { renderLoraArgs } from './lora.ts';
 import { hostAddressVariable, rankAnnotation, rankFiles, ranksFolder, renderParallelArgs } from './parallel-args.ts';
@@ -101,7 +102,8 @@ export function renderModelPod(
   const { initContainers: _all, ...rest } = template ?? {};
   const merged = mergePod(ours, { ...rest, containers: [], ...(initContainers.length > 0 ? { initContainers } : {}) });
   const containers = [completeResources(main), ...others.map(completeResources)];
-  return growForOffloading({ ...merged, containers }, mainContainer, workload.kvCacheOffloading);
+  const pod = growForOffloading({ ...merged, containers }, mainContainer, workload.kvCacheOffloading);
+  return withDevices(context, pod);
 }
 
 /** What container `main` depends on. */

@@ -1,8 +1,10 @@
 import { annotations, components, sidecarInjectionLabel } from '../../api/labels.ts';
+import { deviceClaimOf } from '../../api/v1alpha2/devices.ts';
 import type { WorkloadSpec } from '../../api/v1alpha2/llm-inference-service.ts';
 import type { NodePart } from '../../api/v1alpha2/parallelism.ts';
 import type { Context } from '../input.ts';
 import { podAnnotationsOf, podLabelsOf, type Role, workerPodLabels, workloadPodLabels } from '../labels.ts';
+import { describeClaim } from '../pod/devices.ts';
 import { decoderPort, hasOwnSidecar, renderModelPod, servingPort } from '../pod/main.ts';
 import { rankAnnotation, rankFiles } from '../pod/parallel-args.ts';
 import type { SidecarDefaults, SidecarSettings } from '../pod/sidecar.ts';
@@ -17,9 +19,11 @@ export function renderPodTemplate(
 ): Readonly<Record<string, unknown>> {
   const { service, name } = context;
   const needsSidecar = hasSidecar(role, part) && !hasOwnSidecar(workload.template);
+  const claim = deviceClaimOf(service);
   const podAnnotations = {
     ...podAnnotationsOf(service.metadata.annotations),
     ...workload.annotations,
+    ...(claim ? { [annotations.deviceClaim]: describeClaim(claim) } : {}),
     ...(needsSidecar ? { [annotations.sidecar]: JSON.stringify(sidecarSettingsOf(context)) } : {}),
     ...(part === 'worker'
       ? Object.fromEntries(
