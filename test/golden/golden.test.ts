@@ -1,9 +1,10 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from '@jest/globals';
-import { parse, stringify } from 'yaml';
+import { parse, parseAllDocuments, stringify } from 'yaml';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-inference-service-config.ts';
+import { isStopped } from '../../src/plan/status.ts';
 import { combine } from '../../src/render/combine.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { render } from '../../src/render/render.ts';
@@ -29,10 +30,20 @@ const cases = readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
   entry.isDirectory() ? [entry.name] : [],
 );
 
+function readSample(file: string): readonly (LLMInferenceService | LLMInferenceServiceConfig)[] {
+  return parseAllDocuments(readFileSync(join(samples, file), 'utf8')).map((document) => document.toJS());
+}
+
 function renderCase(name: string): string {
   const input: Input = parse(readFileSync(join(folder, name, 'input.yaml'), 'utf8'));
-  const service: LLMInferenceService =
-    input.service ?? parse(readFileSync(join(samples, `${input.sample ?? name}.yaml`), 'utf8'));
+  const sampled = input.service ? [] : readSample(`${input.sample ?? name}.yaml`);
+  const service =
+    input.service ?? sampled.find((one): one is LLMInferenceService => one.kind === 'LLMInferenceService');
+  if (!service) throw new Error(`${name}: the sample has no LLMInferenceService`);
+  const configs = [
+    ...(input.configs ?? []),
+    ...sampled.filter((one): one is LLMInferenceServiceConfig => one.kind === 'LLMInferenceServiceConfig'),
+  ];
   const live = {
     ...service,
     metadata: { namespace: 'default', uid: '00000000-0000-4000-8000-000000000001', generation: 1, ...service.metadata },
@@ -40,7 +51,7 @@ function renderCase(name: string): string {
   const facts = platform(input.platform);
   const combination = combine({
     service: live,
-    find: (wanted) => input.configs?.find(({ metadata }) => metadata.name === wanted),
+    find: (wanted) => configs.find(({ metadata }) => metadata.name === wanted),
     prefix: 'kserve-',
     settings: {
       systemNamespace: 'signalbox-system',
@@ -51,7 +62,7 @@ function renderCase(name: string): string {
     },
   });
   if (combination.kind !== 'combined') throw new Error(combination.message);
-  const manifests = render({ service: live, effective: combination.effective, platform: facts });
+  const manifests = isStopped(live) ? [] : render({ service: live, effective: combination.effective, platform: facts });
   return manifests.map((manifest) => stringify(manifest, { aliasDuplicateObjects: false })).join('---\n');
 }
 

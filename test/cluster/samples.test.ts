@@ -1,0 +1,388 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { parse, parseAllDocuments } from 'yaml';
+import { podSchema } from '../../src/api/foreign/pod-schema.ts';
+import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import { controllerOf } from '../../src/kube/apply.ts';
+import type { KubeObject, Manifest, Resource } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { parseManifests } from '../../src/local/install.ts';
+import { createAuthority, issueCertificate } from '../../src/pki.ts';
+import { type AdmissionServer, startAdmissionServer } from '../../src/runtime/admission-server.ts';
+import { silentLogger } from '../../src/telemetry/log.ts';
+import { webhooks } from '../../webhooks/index.ts';
+import { renderWebhookConfigurations } from '../../webhooks/registration.ts';
+import { eventually } from '../expect/eventually.ts';
+import { root } from './control-plane.ts';
+import { startTestOperator, type TestOperator } from './operator.ts';
+
+/** Every sample is applied with admission on, and reconciled to the children that its golden manifests list. */
+
+let operator: TestOperator;
+let server: AdmissionServer;
+
+const kinds: readonly Resource[] = [
+  resources.deployments,
+  resources.leaderWorkerSets,
+  resources.podDisruptionBudgets,
+  resources.horizontalPodAutoscalers,
+  resources.scaledObjects,
+  resources.resourceClaimTemplates,
+  resources.services,
+  resources.serviceAccounts,
+  resources.roles,
+  resources.roleBindings,
+  resources.httpRoutes,
+  resources.inferencePools,
+  resources.xInferencePools,
+];
+
+const folder = join(root, 'config', 'samples');
+const samples = readdirSync(folder).filter((file) => file.endsWith('.yaml'));
+
+/** Sample → the folder of its golden manifests. */
+const goldens: ReadonlyMap<string, string> = new Map(
+  readdirSync(join(root, 'test', 'golden'), { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .flatMap(({ name }) => {
+      const input: {
+        readonly sample?: string;
+        readonly service?: unknown;
+        readonly platform?: { readonly served?: unknown };
+      } = parse(readFileSync(join(root, 'test', 'golden', name, 'input.yaml'), 'utf8'));
+      // Those of a cluster that serves less are another matter.
+      return input.service || input.platform?.served ? [] : [[`${input.sample ?? name}.yaml` as string, name] as const];
+    }),
+);
+
+function expectedChildren(sample: string): readonly string[] {
+  const file = join(root, 'test', 'golden', goldens.get(sample) ?? '', 'expected.yaml');
+  return parseAllDocuments(readFileSync(file, 'utf8'))
+    .map((document) => document.toJS() as Manifest | null)
+    .filter((manifest): manifest is Manifest => manifest !== null && manifest.kind !== 'Gateway')
+    .map((manifest) => `${manifest.apiVersion} ${manifest.kind} ${manifest.metadata.name}`)
+    .sort();
+}
+
+async function childrenOf(service: KubeObject): Promise<readonly KubeObject[]> {
+  const lists = await Promise.all(
+    kinds.map(async (resource) => {
+      const { items } = await operator.admin.list<KubeObject>(resource, {
+        namespace: service.metadata.namespace ?? '',
+      });
+      return items
+        .filter((item) => controllerOf(item)?.uid === service.metadata.uid)
+        .map((item) => ({ ...item, apiVersion: apiVersionOf(resource), kind: resource.kind }));
+    }),
+  );
+  return lists.flat();
+}
+
+const apiVersionOf = ({ group, version }: Resource) => (group === '' ? version : `${group}/${version}`);
+const namesOf = (children: readonly KubeObject[]) =>
+  children.map((child) => `${child.apiVersion} ${child.kind} ${child.metadata.name}`).sort();
+
+const read = (namespace: string, name: string) =>
+  operator.admin.get<LLMInferenceService & KubeObject>(resources.llmInferenceServices, { namespace, name });
+
+beforeAll(async () => {
+  operator = await startTestOperator({ serviceNetwork: '127.218', pools: ['v1', 'v1alpha2'] });
+  for (const file of ['leaderworkersets', 'scaledobjects']) {
+    const path = join(root, 'test', 'cluster', 'crds', `${file}.yaml`);
+    await operator.apply(...parseManifests(readFileSync(path, 'utf8'), path));
+  }
+  const notBefore = new Date(Date.now() - 60_000);
+  const notAfter = new Date(Date.now() + 3_600_000);
+  const authority = await createAuthority({ commonName: 'test', notBefore, notAfter });
+  const validity = { notBefore, notAfter };
+  const certificate = await issueCertificate(authority, {
+    commonName: 'webhooks',
+    ipAddresses: ['127.0.0.1'],
+    usage: 'server',
+    ...validity,
+  });
+  server = await startAdmissionServer(
+    { host: '127.0.0.1', port: 0, certificate, routes: webhooks },
+    { log: silentLogger },
+  );
+  const target = { url: `https://127.0.0.1:${server.port}` };
+  await operator.apply(...renderWebhookConfigurations({ name: 'signalbox', target, caBundle: authority.certificate }));
+  await eventually(async () => {
+    const refused = await apply('default', [service('probe', { model: { uri: 'ftp://x' } })], true).then(
+      () => 'accepted',
+      (thrown: Error) => thrown.message,
+    );
+    expect(refused).toContain('unsupported schema');
+  });
+}, 600_000);
+
+afterAll(async () => {
+  await operator?.close();
+  await server?.close();
+}, 60_000);
+
+const service = (name: string, spec: object, annotations: Readonly<Record<string, string>> = {}): Manifest => ({
+  apiVersion: 'serving.kserve.io/v1alpha2',
+  kind: 'LLMInferenceService',
+  metadata: { name, ...(Object.keys(annotations).length > 0 ? { annotations } : {}) },
+  spec,
+});
+
+async function apply(namespace: string, manifests: readonly Manifest[], dryRun = false): Promise<void> {
+  for (const manifest of manifests) {
+    const resource =
+      manifest.kind === 'LLMInferenceService'
+        ? resources.llmInferenceServices
+        : manifest.kind === 'LLMInferenceServiceConfig'
+          ? resources.llmInferenceServiceConfigs
+          : resources.configMaps;
+    const object = { ...manifest, metadata: { ...manifest.metadata, namespace } };
+    await operator.admin.apply(resource, object, { fieldManager: 'user', force: true, dryRun });
+  }
+}
+
+const createNamespace = (name: string) =>
+  operator.admin.create(resources.namespaces, { apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
+
+describe('samples', () => {
+  it.each(samples)(
+    '%s is taken and reconciled to its children',
+    async (file) => {
+      const namespace = file.replace('.yaml', '');
+      await createNamespace(namespace);
+      const manifests = parseAllDocuments(readFileSync(join(folder, file), 'utf8')).map(
+        (document) => document.toJS() as Manifest,
+      );
+      await apply(namespace, manifests);
+      const name = manifests.find(({ kind }) => kind === 'LLMInferenceService')?.metadata.name ?? '';
+      const children = await eventually(async () => {
+        const live = await read(namespace, name);
+        if (!live) throw new Error('is not there');
+        expect(live.status?.observedGeneration).toBe(live.metadata.generation);
+        const found = await childrenOf(live);
+        expect(namesOf(found)).toEqual(expectedChildren(file));
+        return found;
+      });
+      expect(goldens.has(file)).toBe(true);
+      for (const child of children) expect(child.metadata.deletionTimestamp).toBeUndefined();
+    },
+    60_000,
+  );
+
+  it('made no reconcile fail', () => {
+    expect(operator.failures()).toBe(0);
+  });
+});
+
+describe('a service that changes its shape', () => {
+  const namespace = 'shapes';
+  const name = 'chat';
+  const gpu = { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '1' } } }] };
+  const model = { uri: 'hf://Qwen/Qwen2.5-7B-Instruct' };
+  const router = { gateway: {}, route: {}, scheduler: {} };
+  const group = { parallelism: { data: 2, dataLocal: 1 }, worker: gpu };
+  const always = ['v1 Service chat-kserve-workload-svc'];
+  const single = [...always, 'apps/v1 Deployment chat-kserve'];
+  const sidecarAccess = [
+    'rbac.authorization.k8s.io/v1 Role chat-kserve-role',
+    'rbac.authorization.k8s.io/v1 RoleBinding chat-kserve-rb',
+    'v1 ServiceAccount chat-kserve',
+  ];
+  const prefill = ['apps/v1 Deployment chat-kserve-prefill', 'v1 Service chat-kserve-prefill-svc'];
+  const groups = [
+    ...always,
+    'leaderworkerset.x-k8s.io/v1 LeaderWorkerSet chat-kserve-mn',
+    'v1 ServiceAccount chat-kserve-mn',
+  ];
+  const route = ['gateway.networking.k8s.io/v1 HTTPRoute chat-kserve-route'];
+  const picker = [
+    'apps/v1 Deployment chat-kserve-router-scheduler',
+    'inference.networking.k8s.io/v1 InferencePool chat-inference-pool',
+    'inference.networking.x-k8s.io/v1alpha2 InferencePool chat-inference-pool',
+    'rbac.authorization.k8s.io/v1 Role chat-epp-role',
+    'rbac.authorization.k8s.io/v1 RoleBinding chat-epp-rb',
+    'v1 Service chat-epp-service',
+    'v1 ServiceAccount chat-epp-sa',
+  ];
+  const dra = { 'serving.kserve.io/exp-dra-device-class': 'gpu.example.com' };
+  const claims = ['resource.k8s.io/v1 ResourceClaimTemplate chat-managed-dra'];
+
+  /** Each step starts from where the one before has ended. */
+  const walk: readonly (readonly [string, object, readonly string[], Readonly<Record<string, string>>?])[] = [
+    ['a single node', { model, template: gpu }, single],
+    ['a route', { model, template: gpu, router: { route: {} } }, [...single, ...route]],
+    ['a picker', { model, template: gpu, router }, [...single, ...route, ...picker]],
+    [
+      'prefill',
+      { model, template: gpu, prefill: { template: gpu }, router },
+      [...single, ...sidecarAccess, ...prefill, ...route, ...picker],
+    ],
+    ['groups instead', { model, template: gpu, ...group, router }, [...groups, ...route, ...picker]],
+    [
+      'groups, and prefill on single nodes',
+      { model, template: gpu, ...group, prefill: { template: gpu }, router },
+      [
+        ...groups,
+        'rbac.authorization.k8s.io/v1 Role chat-kserve-mn-role',
+        'rbac.authorization.k8s.io/v1 RoleBinding chat-kserve-mn-rb',
+        ...prefill,
+        ...route,
+        ...picker,
+      ],
+    ],
+    [
+      'a single node, and prefill in groups',
+      { model, template: gpu, prefill: { template: gpu, ...group }, router },
+      [
+        ...single,
+        ...sidecarAccess,
+        'leaderworkerset.x-k8s.io/v1 LeaderWorkerSet chat-kserve-mn-prefill',
+        'v1 Service chat-kserve-prefill-svc',
+        'v1 ServiceAccount chat-kserve-mn-prefill',
+        ...route,
+        ...picker,
+      ],
+    ],
+    ['no picker', { model, template: gpu, router: { gateway: {}, route: {} } }, [...single, ...route]],
+    ['devices', { model, template: gpu, router: { route: {} } }, [...single, ...route, ...claims], dra],
+    ['a stop', { model, template: gpu, router }, [], { ...dra, 'serving.kserve.io/stop': 'true' }],
+    ['a start', { model, template: gpu, router }, [...single, ...route, ...picker]],
+    [
+      'several replicas',
+      { model, replicas: 2, template: gpu },
+      [...single, 'policy/v1 PodDisruptionBudget chat-kserve'],
+    ],
+    [
+      'an autoscaler',
+      {
+        model,
+        template: gpu,
+        scaling: { minReplicas: 1, maxReplicas: 2, keda: { triggers: [{ type: 'cron', metadata: {} }] } },
+      },
+      [...single, 'policy/v1 PodDisruptionBudget chat-kserve', 'keda.sh/v1alpha1 ScaledObject chat-kserve-keda'],
+    ],
+    ['nothing but a model', { model }, single],
+  ];
+
+  it.each(walk)(
+    'becomes %s and leaves nothing of what it was',
+    async (_, spec, expected, annotations) => {
+      const existing = await read(namespace, name);
+      if (!existing) await createNamespace(namespace).catch(() => undefined);
+      await apply(namespace, [service(name, spec, annotations)]);
+      await eventually(async () => {
+        const live = await read(namespace, name);
+        if (!live) throw new Error('is not there');
+        expect(live.status?.observedGeneration).toBe(live.metadata.generation);
+        expect(namesOf(await childrenOf(live))).toEqual([...expected].sort());
+      });
+    },
+    60_000,
+  );
+
+  it('replaces the template of its claims when these change', async () => {
+    const template = () =>
+      operator.admin.get<KubeObject & { readonly spec: object }>(resources.resourceClaimTemplates, {
+        namespace,
+        name: 'chat-managed-dra',
+      });
+    await apply(namespace, [service(name, { model }, dra)]);
+    const before = await eventually(async () => {
+      const found = await template();
+      if (!found) throw new Error('is not there');
+      return found;
+    });
+    const changed = { ...dra, 'serving.kserve.io/exp-dra-device-count': '2' };
+    await apply(namespace, [service(name, { model }, changed)]);
+    await eventually(async () => {
+      const after = await template();
+      expect(after?.metadata.uid).not.toBe(before.metadata.uid);
+      expect(after?.spec).toMatchObject({ spec: { devices: { requests: [{ exactly: { count: 2 } }] } } });
+      const deployment = await operator.admin.get<KubeObject & { readonly spec: object }>(resources.deployments, {
+        namespace,
+        name: 'chat-kserve',
+      });
+      expect(deployment?.spec).toMatchObject({
+        template: {
+          metadata: { annotations: { 'signalbox.io/device-claim': '2 gpu.example.com' } },
+          spec: {
+            resourceClaims: [{ name: 'managed-device', resourceClaimTemplateName: 'chat-managed-dra' }],
+            containers: [{ resources: { claims: [{ name: 'managed-device' }] } }],
+          },
+        },
+      });
+    });
+  }, 60_000);
+
+  it('made no reconcile fail', () => {
+    expect(operator.failures()).toBe(0);
+  });
+});
+
+interface OpenApi {
+  readonly components: { readonly schemas: Readonly<Record<string, Schema>> };
+}
+
+interface Schema {
+  readonly type?: string;
+  readonly properties?: Readonly<Record<string, Schema>>;
+  readonly required?: readonly string[];
+  readonly items?: Schema;
+  readonly additionalProperties?: Schema;
+  readonly allOf?: readonly Schema[];
+  readonly $ref?: string;
+}
+
+describe('the schema of pods', () => {
+  it('has every field of the API server, with its type', async () => {
+    const documents = await Promise.all(
+      ['api/v1', 'apis/autoscaling/v2'].map((path) => operator.admin.request<OpenApi>('GET', `/openapi/v3/${path}`)),
+    );
+    const schemas: Readonly<Record<string, Schema>> = Object.assign(
+      {},
+      ...documents.map((one) => one.components.schemas),
+    );
+    const ours = new Map(
+      podSchema
+        .trim()
+        .split('\n')
+        .map((line) => {
+          const [name = '', ...fields] = line.split(' ');
+          return [name, new Set(fields)] as const;
+        }),
+    );
+    const missing: string[] = [];
+    const seen = new Set<string>();
+    const typeOf = (schema: Schema): string => {
+      const reference = schema.$ref ?? schema.allOf?.[0]?.$ref;
+      if (reference !== undefined) {
+        const name = reference.slice(reference.lastIndexOf('/') + 1);
+        const short = name.slice(name.lastIndexOf('.') + 1);
+        const wellKnown = { Quantity: 'quantity', IntOrString: 'intOrString', Time: 'string', FieldsV1: 'any' }[short];
+        if (wellKnown !== undefined) return wellKnown;
+        visit(name);
+        return short;
+      }
+      if (schema.type === 'array') return `${typeOf(schema.items ?? {})}[]`;
+      if (schema.type === 'object' && schema.additionalProperties) return `${typeOf(schema.additionalProperties)}{}`;
+      return schema.type === 'integer' ? 'number' : (schema.type ?? 'any');
+    };
+    const visit = (name: string): void => {
+      if (seen.has(name)) return;
+      seen.add(name);
+      const { properties = {}, required = [] } = schemas[name] ?? {};
+      const type = name.slice(name.lastIndexOf('.') + 1);
+      for (const [field, schema] of Object.entries(properties)) {
+        const isRequired = required.includes(field) && `${type}.${field}` !== 'PodSpec.containers';
+        const wanted = `${field}${isRequired ? '!' : ''}:${typeOf(schema)}`;
+        if (!ours.get(type)?.has(wanted)) missing.push(`${type} ${wanted}`);
+      }
+    };
+    visit('io.k8s.api.core.v1.PodSpec');
+    visit('io.k8s.api.core.v1.PersistentVolumeClaimSpec');
+    visit('io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerBehavior');
+    expect(missing).toEqual([]);
+    expect(seen.size).toBeGreaterThan(100);
+  });
+});
