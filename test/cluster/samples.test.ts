@@ -11,7 +11,7 @@ import { parseManifests } from '../../src/local/install.ts';
 import { createAuthority, issueCertificate } from '../../src/pki.ts';
 import { type AdmissionServer, startAdmissionServer } from '../../src/runtime/admission-server.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
-import { webhooks } from '../../webhooks/index.ts';
+import { createWebhooks } from '../../webhooks/index.ts';
 import { renderWebhookConfigurations } from '../../webhooks/registration.ts';
 import { eventually } from '../expect/eventually.ts';
 import { root } from './control-plane.ts';
@@ -103,7 +103,12 @@ beforeAll(async () => {
     ...validity,
   });
   server = await startAdmissionServer(
-    { host: '127.0.0.1', port: 0, certificate, routes: webhooks },
+    {
+      host: '127.0.0.1',
+      port: 0,
+      certificate,
+      routes: createWebhooks({ image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 }),
+    },
     { log: silentLogger },
   );
   const target = { url: `https://127.0.0.1:${server.port}` };
