@@ -14,7 +14,7 @@ interface ContainerState {
 
 interface States {
   readonly waiting?: { readonly reason?: string; readonly message?: string };
-  readonly running?: object;
+  readonly running?: { readonly startedAt?: string };
   readonly terminated?: { readonly exitCode?: number; readonly reason?: string; readonly message?: string };
 }
 
@@ -46,6 +46,9 @@ export interface PodState extends KubeObject {
   };
 }
 
+/** The init container that copies weights into a pod. */
+const downloader = 'storage-initializer';
+
 /** How many different causes a message names. */
 const maxCauses = 3;
 
@@ -61,7 +64,18 @@ export function describeCauses(pods: readonly PodState[]): string | undefined {
   );
   if (told.length === 0) return undefined;
   const rest = told.length - maxCauses;
-  return told.slice(0, maxCauses).join('; ') + (rest > 0 ? `; and ${rest} more` : '');
+  return told.slice(0, maxCauses).join('; ') + (rest > 0 ? `; and ${rest} more` : '') + describeDownloads(pods);
+}
+
+/** In how many pods the weights are there, as long as some still wait for theirs. */
+function describeDownloads(pods: readonly PodState[]): string {
+  const states = pods.flatMap(({ metadata, status }) =>
+    metadata.deletionTimestamp === undefined
+      ? (status?.initContainerStatuses ?? []).filter(({ name }) => name === downloader)
+      : [],
+  );
+  const done = states.filter(({ state }) => state?.terminated?.exitCode === 0).length;
+  return done === states.length || states.length < 2 ? '' : `; ${done} of ${states.length} pods have their weights`;
 }
 
 /** What keeps one pod from being ready, as the rest of a sentence that begins with the pod; undefined for a ready pod. */
@@ -82,11 +96,13 @@ export function causeOf(pod: PodState): string | undefined {
   // What has gone wrong comes before what only takes its time.
   for (const { state } of containers) {
     const trouble = troubleOf(state);
+    if (trouble && state.name === downloader) return `cannot get its weights: container ${state.name}: ${trouble}`;
     if (trouble) return `waits for container ${state.name}: ${trouble}`;
   }
   for (const { state, isInit } of containers) {
     const probed = (isInit ? pod.spec?.initContainers : pod.spec?.containers)?.find(({ name }) => name === state.name);
     const isModelServer = state.name === 'main' && pod.metadata.labels?.[labels.kserveComponent] === 'workload';
+    if (isInit && state.name === downloader && state.state?.running) return describeDownload(state);
     const patience = patienceOf(state, isInit, probed, isModelServer);
     if (patience) return `waits for container ${state.name}: ${patience}`;
   }
@@ -95,6 +111,13 @@ export function causeOf(pod: PodState): string | undefined {
       ? 'has been scheduled and is not started by its node yet'
       : 'is not scheduled yet';
   return 'is not ready yet';
+}
+
+function describeDownload({ name, state, lastState, restartCount }: ContainerState): string {
+  const since = state?.running?.startedAt;
+  const again = restartCount ? `, after ${restartCount} attempts` : '';
+  const last = lastState?.terminated ? `; the last one ended with ${exitOf(lastState.terminated)}` : '';
+  return `is getting its weights: container ${name} copies them${since === undefined ? '' : ` since ${since}`}${again}${last}`;
 }
 
 /** Waiting reasons of an ordinary start. */

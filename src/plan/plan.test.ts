@@ -394,6 +394,41 @@ describe('causes', () => {
     [
       {
         initContainerStatuses: [
+          { name: 'storage-initializer', state: { running: { startedAt: '2030-01-01T00:00:00Z' } } },
+        ],
+        containerStatuses: [{ name: 'main', state: { waiting: { reason: 'PodInitializing' } } }],
+      },
+      'is getting its weights: container storage-initializer copies them since 2030-01-01T00:00:00Z',
+    ],
+    [
+      {
+        initContainerStatuses: [
+          {
+            name: 'storage-initializer',
+            restartCount: 2,
+            state: { running: {} },
+            lastState: { terminated: { exitCode: 1, reason: 'Error', message: 'trying\n403 Forbidden\n' } },
+          },
+        ],
+      },
+      'is getting its weights: container storage-initializer copies them, after 2 attempts; the last one ended with exit code 1 (Error): 403 Forbidden',
+    ],
+    [
+      {
+        initContainerStatuses: [
+          {
+            name: 'storage-initializer',
+            restartCount: 3,
+            state: { waiting: { reason: 'CrashLoopBackOff', message: 'back-off 40s' } },
+            lastState: { terminated: { exitCode: 1, message: 'no space left on device' } },
+          },
+        ],
+      },
+      'cannot get its weights: container storage-initializer: CrashLoopBackOff: back-off 40s; it ended before with exit code 1: no space left on device',
+    ],
+    [
+      {
+        initContainerStatuses: [
           { name: 'side', state: { running: {} }, ready: true },
           { name: 'init', state: { running: {} } },
         ],
@@ -417,6 +452,17 @@ describe('causes', () => {
       '2 pods, such as a: each waits for container main: A; pod c waits for container main: B; pod d waits for container main: C; and 1 more',
     );
     expect(describeCauses([])).toBeUndefined();
+    const fetching = (name: string, state: object) => ({
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name },
+      status: { initContainerStatuses: [{ name: 'storage-initializer', state }] },
+    });
+    const done = fetching('a', { terminated: { exitCode: 0 } });
+    const ready = { ...done, status: { ...done.status, conditions: [condition('Ready')] } };
+    expect(describeCauses([ready, fetching('b', { running: {} })])).toBe(
+      'pod b is getting its weights: container storage-initializer copies them; 1 of 2 pods have their weights',
+    );
   });
 });
 
