@@ -127,10 +127,10 @@ afterAll(async () => {
   await server?.close();
 }, 60_000);
 
-const service = (name: string, spec: object, annotations: Readonly<Record<string, string>> = {}): Manifest => ({
+const service = (name: string, spec: object): Manifest => ({
   apiVersion: 'serving.kserve.io/v1alpha2',
   kind: 'LLMInferenceService',
-  metadata: { name, ...(Object.keys(annotations).length > 0 ? { annotations } : {}) },
+  metadata: { name },
   spec,
 });
 
@@ -174,151 +174,6 @@ describe('samples', () => {
     },
     60_000,
   );
-
-  it('made no reconcile fail', () => {
-    expect(operator.failures()).toBe(0);
-  });
-});
-
-describe('a service that changes its shape', () => {
-  const namespace = 'shapes';
-  const name = 'chat';
-  const gpu = { containers: [{ name: 'main', resources: { limits: { 'nvidia.com/gpu': '1' } } }] };
-  const model = { uri: 'hf://Qwen/Qwen2.5-7B-Instruct' };
-  const router = { gateway: {}, route: {}, scheduler: {} };
-  const group = { parallelism: { data: 2, dataLocal: 1 }, worker: gpu };
-  const always = ['v1 Service chat-kserve-workload-svc'];
-  const single = [...always, 'apps/v1 Deployment chat-kserve'];
-  const sidecarAccess = [
-    'rbac.authorization.k8s.io/v1 Role chat-kserve-role',
-    'rbac.authorization.k8s.io/v1 RoleBinding chat-kserve-rb',
-    'v1 ServiceAccount chat-kserve',
-  ];
-  const prefill = ['apps/v1 Deployment chat-kserve-prefill', 'v1 Service chat-kserve-prefill-svc'];
-  const groups = [
-    ...always,
-    'leaderworkerset.x-k8s.io/v1 LeaderWorkerSet chat-kserve-mn',
-    'v1 ServiceAccount chat-kserve-mn',
-  ];
-  const route = ['gateway.networking.k8s.io/v1 HTTPRoute chat-kserve-route'];
-  const picker = [
-    'apps/v1 Deployment chat-kserve-router-scheduler',
-    'inference.networking.k8s.io/v1 InferencePool chat-inference-pool',
-    'inference.networking.x-k8s.io/v1alpha2 InferencePool chat-inference-pool',
-    'rbac.authorization.k8s.io/v1 Role chat-epp-role',
-    'rbac.authorization.k8s.io/v1 RoleBinding chat-epp-rb',
-    'v1 Service chat-epp-service',
-    'v1 ServiceAccount chat-epp-sa',
-  ];
-  const dra = { 'serving.kserve.io/exp-dra-device-class': 'gpu.example.com' };
-  const claims = ['resource.k8s.io/v1 ResourceClaimTemplate chat-managed-dra'];
-
-  /** Each step starts from where the one before has ended. */
-  const walk: readonly (readonly [string, object, readonly string[], Readonly<Record<string, string>>?])[] = [
-    ['a single node', { model, template: gpu }, single],
-    ['a route', { model, template: gpu, router: { route: {} } }, [...single, ...route]],
-    ['a picker', { model, template: gpu, router }, [...single, ...route, ...picker]],
-    [
-      'prefill',
-      { model, template: gpu, prefill: { template: gpu }, router },
-      [...single, ...sidecarAccess, ...prefill, ...route, ...picker],
-    ],
-    ['groups instead', { model, template: gpu, ...group, router }, [...groups, ...route, ...picker]],
-    [
-      'groups, and prefill on single nodes',
-      { model, template: gpu, ...group, prefill: { template: gpu }, router },
-      [
-        ...groups,
-        'rbac.authorization.k8s.io/v1 Role chat-kserve-mn-role',
-        'rbac.authorization.k8s.io/v1 RoleBinding chat-kserve-mn-rb',
-        ...prefill,
-        ...route,
-        ...picker,
-      ],
-    ],
-    [
-      'a single node, and prefill in groups',
-      { model, template: gpu, prefill: { template: gpu, ...group }, router },
-      [
-        ...single,
-        ...sidecarAccess,
-        'leaderworkerset.x-k8s.io/v1 LeaderWorkerSet chat-kserve-mn-prefill',
-        'v1 Service chat-kserve-prefill-svc',
-        'v1 ServiceAccount chat-kserve-mn-prefill',
-        ...route,
-        ...picker,
-      ],
-    ],
-    ['no picker', { model, template: gpu, router: { gateway: {}, route: {} } }, [...single, ...route]],
-    ['devices', { model, template: gpu, router: { route: {} } }, [...single, ...route, ...claims], dra],
-    ['a stop', { model, template: gpu, router }, [], { ...dra, 'serving.kserve.io/stop': 'true' }],
-    ['a start', { model, template: gpu, router }, [...single, ...route, ...picker]],
-    [
-      'several replicas',
-      { model, replicas: 2, template: gpu },
-      [...single, 'policy/v1 PodDisruptionBudget chat-kserve'],
-    ],
-    [
-      'an autoscaler',
-      {
-        model,
-        template: gpu,
-        scaling: { minReplicas: 1, maxReplicas: 2, keda: { triggers: [{ type: 'cron', metadata: {} }] } },
-      },
-      [...single, 'policy/v1 PodDisruptionBudget chat-kserve', 'keda.sh/v1alpha1 ScaledObject chat-kserve-keda'],
-    ],
-    ['nothing but a model', { model }, single],
-  ];
-
-  it.each(walk)(
-    'becomes %s and leaves nothing of what it was',
-    async (_, spec, expected, annotations) => {
-      const existing = await read(namespace, name);
-      if (!existing) await createNamespace(namespace).catch(() => undefined);
-      await apply(namespace, [service(name, spec, annotations)]);
-      await eventually(async () => {
-        const live = await read(namespace, name);
-        if (!live) throw new Error('is not there');
-        expect(live.status?.observedGeneration).toBe(live.metadata.generation);
-        expect(namesOf(await childrenOf(live))).toEqual([...expected].sort());
-      });
-    },
-    60_000,
-  );
-
-  it('replaces the template of its claims when these change', async () => {
-    const template = () =>
-      operator.admin.get<KubeObject & { readonly spec: object }>(resources.resourceClaimTemplates, {
-        namespace,
-        name: 'chat-managed-dra',
-      });
-    await apply(namespace, [service(name, { model }, dra)]);
-    const before = await eventually(async () => {
-      const found = await template();
-      if (!found) throw new Error('is not there');
-      return found;
-    });
-    const changed = { ...dra, 'serving.kserve.io/exp-dra-device-count': '2' };
-    await apply(namespace, [service(name, { model }, changed)]);
-    await eventually(async () => {
-      const after = await template();
-      expect(after?.metadata.uid).not.toBe(before.metadata.uid);
-      expect(after?.spec).toMatchObject({ spec: { devices: { requests: [{ exactly: { count: 2 } }] } } });
-      const deployment = await operator.admin.get<KubeObject & { readonly spec: object }>(resources.deployments, {
-        namespace,
-        name: 'chat-kserve',
-      });
-      expect(deployment?.spec).toMatchObject({
-        template: {
-          metadata: { annotations: { 'signalbox.io/device-claim': '2 gpu.example.com' } },
-          spec: {
-            resourceClaims: [{ name: 'managed-device', resourceClaimTemplateName: 'chat-managed-dra' }],
-            containers: [{ resources: { claims: [{ name: 'managed-device' }] } }],
-          },
-        },
-      });
-    });
-  }, 60_000);
 
   it('made no reconcile fail', () => {
     expect(operator.failures()).toBe(0);
