@@ -1,8 +1,8 @@
 import type { Manifest } from '../kube/object.ts';
 import { type Context, createContext, type RenderInput } from './input.ts';
 import { renderNetworkPolicies } from './network-policy.ts';
-import { renderPodMonitors } from './pod-monitor.ts';
 import { renderDeviceClaims } from './pod/devices.ts';
+import { renderPodMonitors } from './pod-monitor.ts';
 import { renderGateway } from './routing/gateway.ts';
 import { renderRoute } from './routing/http-route.ts';
 import { renderInferencePools } from './routing/inference-pool.ts';

@@ -30,6 +30,7 @@ const kinds: readonly Resource[] = [
   resources.scaledObjects,
   resources.resourceClaimTemplates,
   resources.services,
+  resources.networkPolicies,
   resources.serviceAccounts,
   resources.roles,
   resources.roleBindings,
@@ -60,7 +61,7 @@ function expectedChildren(sample: string): readonly string[] {
   const file = join(root, 'test', 'golden', goldens.get(sample) ?? '', 'expected.yaml');
   return parseAllDocuments(readFileSync(file, 'utf8'))
     .map((document) => document.toJS() as Manifest | null)
-    .filter((manifest): manifest is Manifest => manifest !== null && manifest.kind !== 'Gateway')
+    .filter((manifest): manifest is Manifest => manifest !== null && kinds.some(({ kind }) => kind === manifest.kind))
     .map((manifest) => `${manifest.apiVersion} ${manifest.kind} ${manifest.metadata.name}`)
     .sort();
 }
