@@ -53,6 +53,10 @@ lint: node_modules/.installed ## Biome and the type checker
 	@node_modules/.bin/biome check .
 	@node_modules/.bin/tsc --noEmit -p .
 
+.PHONY: sbom
+sbom: node_modules/.installed ## Write sbom.cdx.json: what is shipped, in CycloneDX, from the lock file
+	@npm sbom --sbom-format cyclonedx --package-lock-only --omit dev --loglevel=error > sbom.cdx.json && echo "wrote sbom.cdx.json"
+
 .PHONY: clean
 clean: ## Remove what was built (not the cache outside the checkout)
-	rm -rf dist dist.new .jest-cache
+	rm -rf dist dist.new .jest-cache sbom.cdx.json

@@ -1,12 +1,24 @@
 // Bundles the five binaries and the picker's worker: one ESM file each, with what they load lazily split off.
+//   node build.js                 all of them into dist/
+//   node build.js FOLDER NAME…    these alone into FOLDER, as an image wants them
+// The same sources and dependencies give the same bytes.
 import { rename, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 
-const entryPoints = (...names) => Object.fromEntries(names.map((name) => [name, `src/cmd/${name}.ts`]));
+const binaries = ['operator', 'epp', 'sidecar', 'sim', 'signalbox'];
+const [outdir = 'dist', ...wanted] = process.argv.slice(2);
+const unknown = wanted.filter((name) => !binaries.includes(name));
+if (unknown.length > 0) {
+  process.stderr.write(`build.js: ${unknown.join(', ')}: no such binary; there are ${binaries.join(', ')}\n`);
+  process.exit(2);
+}
+const names = wanted.length > 0 ? wanted : binaries;
+
+const entryPoints = (...of) => Object.fromEntries(of.map((name) => [name, `src/cmd/${name}.ts`]));
 
 const options = {
   // Beside dist/, so that a build that fails leaves what was there, and what runs from it is disturbed for a moment only.
-  outdir: 'dist.new',
+  outdir: `${outdir}.new`,
   outExtension: { '.js': '.mjs' },
   chunkNames: 'chunks/[name]-[hash]',
   bundle: true,
@@ -26,34 +38,39 @@ const options = {
   },
 };
 
-await rm('dist.new', { recursive: true, force: true });
+await rm(`${outdir}.new`, { recursive: true, force: true });
 // Pepr finds a kind by the name of its class. Names cost a call for every closure that is made, so the others go without.
-await build({ ...options, entryPoints: entryPoints('operator'), keepNames: true });
-await build({
-  ...options,
-  entryPoints: {
-    ...entryPoints('epp', 'sim', 'signalbox'),
-    // The worker that runs a user's scorer; the picker finds it beside itself.
-    'module-host': 'src/epp/plugins/module/host.ts',
-  },
-});
+if (names.includes('operator')) await build({ ...options, entryPoints: entryPoints('operator'), keepNames: true });
+const plain = names.filter((name) => name !== 'operator' && name !== 'sidecar');
+if (plain.length > 0) {
+  await build({
+    ...options,
+    entryPoints: {
+      ...entryPoints(...plain),
+      // The worker that runs a user's scorer; the picker finds it beside itself.
+      ...(plain.includes('epp') ? { 'module-host': 'src/epp/plugins/module/host.ts' } : {}),
+    },
+  });
+}
 // The sidecar is on every decode pod: what it does not need costs memory there, and so does the text of what it needs. It calls
 // engines by HTTP/1.1 alone, so the client of HTTP/2, which loads node's at once, is left out.
-await build({
-  ...options,
-  entryPoints: entryPoints('sidecar'),
-  minifyWhitespace: true,
-  minifySyntax: true,
-  plugins: [
-    {
-      name: 'without-http2-client',
-      setup: (build) => {
-        build.onLoad({ filter: /undici\/lib\/dispatcher\/client-h2\.js$/ }, () => ({
-          contents: 'module.exports = undefined',
-        }));
+if (names.includes('sidecar')) {
+  await build({
+    ...options,
+    entryPoints: entryPoints('sidecar'),
+    minifyWhitespace: true,
+    minifySyntax: true,
+    plugins: [
+      {
+        name: 'without-http2-client',
+        setup: (build) => {
+          build.onLoad({ filter: /undici\/lib\/dispatcher\/client-h2\.js$/ }, () => ({
+            contents: 'module.exports = undefined',
+          }));
+        },
       },
-    },
-  ],
-});
-await rm('dist', { recursive: true, force: true });
-await rename('dist.new', 'dist');
+    ],
+  });
+}
+await rm(outdir, { recursive: true, force: true });
+await rename(`${outdir}.new`, outdir);
