@@ -113,7 +113,8 @@ describe('the images', () => {
     'include %s: nothing but Node and its bundle, without root',
     (target) => {
       const stage = new RegExp(`FROM base AS ${target}\\n([\\s\\S]*?)(?=\\nFROM |$)`).exec(dockerfile)?.[1] ?? '';
-      const [, bundle] = /ENTRYPOINT \["\/bin\/node", (?:"--[a-z-]+(?:=\d+)?", )+"\/app\/(\w+)\.mjs"\]/.exec(stage) ?? [];
+      const [, bundle] =
+        /ENTRYPOINT \["\/bin\/node", (?:"--[a-z-]+(?:=\d+)?", )+"\/app\/(\w+)\.mjs"\]/.exec(stage) ?? [];
       expect(existsSync(join(root, `src/cmd/${bundle}.ts`))).toBe(true);
       expect(stage).toContain(`COPY --from=build /out/${bundle} /app`);
       expect(dockerfile).toMatch(/FROM scratch AS base\n[\s\S]*?USER 65532:65532/);
