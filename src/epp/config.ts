@@ -141,9 +141,9 @@ export const eppSettings = {
   }),
   http2Engine: setting.oneOf({
     flag: 'http2-engine',
-    description: 'who speaks HTTP/2 with gateways: Node, or our own code over its sockets, at a fraction of the cost',
-    choices: ['node', 'native'],
-    default: 'node',
+    description: 'who speaks HTTP/2 with gateways: our own code over sockets, or Node at twice the cost',
+    choices: ['native', 'node'],
+    default: 'native',
   }),
   refreshMetricsInterval: setting.durationMs({
     flag: 'refresh-metrics-interval',
