@@ -69,6 +69,12 @@ export const operatorSettings = {
     placeholder: 'TEXT',
     description: 'what names of presets begin with: PREFIXconfig-llm-template and others',
   }),
+  preventPresetDeletion: setting.boolean({
+    flag: 'prevent-preset-deletion',
+    env: 'PREVENT_WELL_KNOWN_CONFIG_DELETION',
+    default: true,
+    description: 'refuse to delete presets of the system namespace by hand',
+  }),
   globalConfig: setting.text({
     flag: 'global-config',
     placeholder: 'JSON',

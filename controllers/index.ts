@@ -1,4 +1,4 @@
-import type { Clock } from '../src/clock.ts';
+import { type Clock, systemClock } from '../src/clock.ts';
 import { AppError } from '../src/errors.ts';
 import type { Client } from '../src/kube/client.ts';
 import type { EventRecorder } from '../src/kube/events.ts';
@@ -11,6 +11,9 @@ import { startCaches } from './llm-inference-service/caches.ts';
 import { createServiceController } from './llm-inference-service/controller.ts';
 import type { Settings } from './llm-inference-service/gather.ts';
 import { parseGlobalFlag } from './llm-inference-service/global-config.ts';
+import { findRivalOf } from './llm-inference-service/take-over.ts';
+import { createConfigController } from './llm-inference-service-config/controller.ts';
+import { byConfigName, configNamesOf } from './llm-inference-service-config/usage.ts';
 
 export interface ControllerSet {
   readonly controllers: readonly ControllerDefinition[];
@@ -71,7 +74,11 @@ export async function startControllers(
 ): Promise<ControllerSet> {
   const { client, log, events } = deps;
   const clock = deps.clock ? { clock: deps.clock } : {};
-  const caches = await startCaches(client, { log, ...clock, systemNamespace: config.systemNamespace }, signal);
+  const caches = await startCaches(
+    client,
+    { log, ...clock, systemNamespace: config.systemNamespace, serviceIndexes: { [byConfigName]: configNamesOf } },
+    signal,
+  );
   return {
     controllers: [
       createServiceController({
@@ -103,6 +110,15 @@ export async function startControllers(
             port: config.gatewayPort,
           },
         },
+      }),
+      createConfigController({
+        client,
+        caches,
+        events,
+        ...clock,
+        systemNamespace: config.systemNamespace,
+        configPrefix: config.configPrefix,
+        isWaiting: () => findRivalOf(caches, deps.clock ?? systemClock) !== undefined,
       }),
     ],
     informers: caches.required,

@@ -1,4 +1,5 @@
 import { authoritySecret, type PolicyRule, clusterRules as serviceRules } from './llm-inference-service/permissions.ts';
+import { clusterRules as configRules } from './llm-inference-service-config/permissions.ts';
 
 /** The definitions of kinds with more than one version. */
 export const convertedDefinitions: readonly string[] = [
@@ -11,6 +12,7 @@ export type { PolicyRule } from './llm-inference-service/permissions.ts';
 /** Everything that the operator may do in every namespace: the source of the chart's ClusterRole. */
 export const clusterRules = (webhookConfiguration: string): readonly PolicyRule[] => [
   ...serviceRules,
+  ...configRules,
   // The authority that signed the webhooks' certificate is written into their configurations.
   {
     apiGroups: ['admissionregistration.k8s.io'],

@@ -1,5 +1,5 @@
 import { type Capability, PeprMutateRequest, PeprValidateRequest } from 'pepr';
-import { type AdmissionRequest, type AdmissionResponse, allowChanged, deny } from '../src/kube/admission.ts';
+import { type AdmissionRequest, type AdmissionResponse, allow, allowChanged, deny } from '../src/kube/admission.ts';
 import type { Manifest } from '../src/kube/object.ts';
 
 export type AdmissionHandler = (request: AdmissionRequest) => Promise<AdmissionResponse>;
@@ -27,6 +27,7 @@ export function createHandler(capability: Capability): AdmissionHandler {
         return deny(request, answer.statusMessage ?? 'refused', { code: answer.statusCode ?? 403, warnings });
       }
     }
+    if (request.operation === 'DELETE') return allow(request, warnings);
     return allowChanged(request, mutation.Raw as unknown as Manifest, warnings);
   };
 }

@@ -10,8 +10,10 @@ export interface WebhookRegistration {
   readonly group: string;
   readonly version: string;
   readonly plural: string;
-  readonly operations: readonly ('CREATE' | 'UPDATE')[];
+  readonly operations: readonly ('CREATE' | 'UPDATE' | 'DELETE')[];
   readonly objectLabels?: Readonly<Record<string, string>>;
+  /** Whether what it is not asked about passes. */
+  readonly failsOpen?: boolean;
   /** Whether it is asked again after other webhooks have changed the object. */
   readonly isReinvoked?: boolean;
 }
@@ -23,7 +25,7 @@ const service = {
   operations: ['CREATE', 'UPDATE'],
 } as const;
 
-/** Every webhook, in the order of its configuration. All of them fail closed: an object that was not looked at is not stored. */
+/** Every webhook, in the order of its configuration. They fail closed: an object that was not looked at is not stored. */
 export const registrations = {
   defaultService: {
     ...service,
@@ -55,6 +57,16 @@ export const registrations = {
     path: '/validate-serving-kserve-io-v1alpha2-llminferenceserviceconfig',
     name: 'validate.llminferenceserviceconfig.signalbox.io',
     isMutating: false,
+  },
+  protectPresets: {
+    ...service,
+    plural: 'llminferenceserviceconfigs',
+    operations: ['DELETE'],
+    path: '/protect-serving-kserve-io-v1alpha2-llminferenceserviceconfig',
+    name: 'protect.llminferenceserviceconfig.signalbox.io',
+    isMutating: false,
+    // A namespace must be able to go without the operator.
+    failsOpen: true,
   },
 } as const satisfies Record<string, WebhookRegistration>;
 
@@ -108,7 +120,7 @@ function renderWebhook(registration: WebhookRegistration, options: RegistrationO
     ],
     ...(registration.objectLabels ? { objectSelector: { matchLabels: registration.objectLabels } } : {}),
     ...(registration.isMutating ? { reinvocationPolicy: registration.isReinvoked ? 'IfNeeded' : 'Never' } : {}),
-    failurePolicy: 'Fail',
+    failurePolicy: registration.failsOpen ? 'Ignore' : 'Fail',
     matchPolicy: 'Equivalent',
     sideEffects: 'None',
     timeoutSeconds: options.timeoutSeconds ?? 10,

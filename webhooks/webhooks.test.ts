@@ -7,7 +7,8 @@ import { conversions, createWebhooks } from './index.ts';
 import { registrations, renderWebhookConfigurations, type WebhookRegistration } from './registration.ts';
 
 const sidecar = { image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 };
-const webhooks = createWebhooks(sidecar);
+const presets = { systemNamespace: 'signalbox-system', configPrefix: 'kserve-', preventsDeletion: true };
+const webhooks = createWebhooks({ sidecar, presets });
 
 /** An object of a test need not be a whole one. */
 type Question = Omit<Partial<AdmissionRequest>, 'object' | 'oldObject'> & {
@@ -104,6 +105,45 @@ describe('the base configuration webhook', () => {
     expect(broken.status?.message).toContain('spec.template.containers[0].args[0]: line 1: unclosed action');
     const stored = await ask(path, { kind: configKind, object: spec('{{ ChildName .Name `-x` }}') });
     expect(stored).toEqual({ uid: 'u', allowed: true });
+  });
+
+  it.each<[string, string, string, boolean]>([
+    ['warns when a preset of the system namespace changes', 'signalbox-system', 'kserve-config-llm-template', true],
+    ['says nothing of one in another namespace', 'team', 'kserve-config-llm-template', false],
+    ['says nothing of another configuration there', 'signalbox-system', 'kserve-config-llm-mine', false],
+  ])('%s', async (_, namespace, name, warns) => {
+    const { path } = registrations.validateServiceConfig;
+    const [oldObject, object] = [1, 2].map((replicas) => ({ metadata: { name, namespace }, spec: { replicas } }));
+    const answer = await ask(path, {
+      kind: configKind,
+      operation: 'UPDATE',
+      object: object ?? {},
+      oldObject: oldObject ?? {},
+    });
+    expect(answer).toEqual({
+      uid: 'u',
+      allowed: true,
+      ...(warns ? { warnings: [expect.stringContaining('modifying well-known config')] } : {}),
+    });
+  });
+
+  it.each<[string, string, string, string, boolean]>([
+    ['refuses to delete a preset by hand', 'signalbox-system', 'kserve-config-llm-template', 'alice', false],
+    [
+      'lets a preset go with its namespace',
+      'signalbox-system',
+      'kserve-config-llm-template',
+      'system:serviceaccount:kube-system:namespace-controller',
+      true,
+    ],
+    ['lets go what is no preset', 'signalbox-system', 'mine', 'alice', true],
+    ['lets go what is in another namespace', 'team', 'kserve-config-llm-template', 'alice', true],
+  ])('%s', async (_, namespace, name, username, allowed) => {
+    const oldObject = { metadata: { name, namespace }, spec: {} };
+    const question = { kind: configKind, operation: 'DELETE', name, namespace, userInfo: { username } } as const;
+    const answer = await ask(registrations.protectPresets.path, { ...question, oldObject });
+    expect(answer).toMatchObject({ uid: 'u', allowed });
+    expect(answer.patch).toBeUndefined();
   });
 });
 
@@ -202,6 +242,7 @@ describe('renderWebhookConfigurations', () => {
     expect((validating.webhooks as readonly { readonly name: string }[]).map(({ name }) => name)).toEqual([
       'validate.llminferenceservice.signalbox.io',
       'validate.llminferenceserviceconfig.signalbox.io',
+      'protect.llminferenceserviceconfig.signalbox.io',
     ]);
   });
 
@@ -214,6 +255,7 @@ describe('renderWebhookConfigurations', () => {
     expect(validating.webhooks).toMatchObject([
       { clientConfig: { url: `https://127.0.0.1:9443${registrations.validateService.path}`, caBundle: 'UEVN' } },
       {},
+      { failurePolicy: 'Ignore' },
     ]);
   });
 });

@@ -6,7 +6,7 @@ import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-infer
 import type { Clock } from '../../src/clock.ts';
 import { controllerOf } from '../../src/kube/apply.ts';
 import type { Client } from '../../src/kube/client.ts';
-import { type Informer, type InformerOptions, startInformer } from '../../src/kube/informer.ts';
+import { type Indexes, type Informer, type InformerOptions, startInformer } from '../../src/kube/informer.ts';
 import { apiVersionOf, type KubeObject, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
@@ -99,7 +99,12 @@ const isOptional = (resource: Resource) => optional.some((one) => one === resour
  */
 export async function startCaches(
   client: Client,
-  deps: { readonly log: Logger; readonly clock?: Clock; readonly systemNamespace: string },
+  deps: {
+    readonly log: Logger;
+    readonly clock?: Clock;
+    readonly systemNamespace: string;
+    readonly serviceIndexes?: Indexes<LLMInferenceService>;
+  },
   signal?: AbortSignal,
 ): Promise<Caches> {
   const served = await gatherServed(client, signal);
@@ -110,7 +115,10 @@ export async function startCaches(
   const start = <T extends KubeObject>(resource: Resource, options: InformerOptions<T>): Informer<T> =>
     startInformer<T>(client, resource, isOptional(resource) ? { ...options, onServed } : options, deps);
 
-  const services = start<LLMInferenceService>(resources.llmInferenceServices, {});
+  const services = start<LLMInferenceService>(
+    resources.llmInferenceServices,
+    deps.serviceIndexes ? { indexes: deps.serviceIndexes } : {},
+  );
   const configs = start<LLMInferenceServiceConfig>(resources.llmInferenceServiceConfigs, {});
   const globalConfig = start<ConfigMap>(resources.configMaps, {
     namespace: deps.systemNamespace,

@@ -38,7 +38,7 @@ import { GlobalConfig } from './global-config.ts';
 import { gatherHolders } from './group.ts';
 import { authoritySecret } from './permissions.ts';
 import { holdReleases } from './releases.ts';
-import { dropFinalizer, findRival, type Rival } from './take-over.ts';
+import { dropFinalizer, findRivalOf, type Rival } from './take-over.ts';
 import { createTriggers } from './triggers.ts';
 import { createOwnedClient, type Failure, Strangers, Writes } from './writes.ts';
 
@@ -91,11 +91,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
     await watchReferences(sources, ref, signal);
     const service = gatherService(sources, ref);
     if (!service) return awaitChange();
-    const rival = findRival(
-      deps.caches.rivalDeployments.store.list(),
-      deps.caches.rivalLeases.store.list(),
-      clock.now(),
-    );
+    const rival = findRivalOf(deps.caches, clock);
     if (rival) {
       tellOfRival(service, rival);
       return rival.untilMs === undefined ? awaitChange() : requeueAfter(rival.untilMs - clock.now() + 1000);

@@ -1,6 +1,8 @@
 import { fieldManager, finalizer, labels, partOf } from '../../src/api/labels.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { Clock } from '../../src/clock.ts';
 import type { Client } from '../../src/kube/client.ts';
+import type { Informer } from '../../src/kube/informer.ts';
 import {
   type KubeObject,
   keyOf,
@@ -36,6 +38,17 @@ export interface Rival {
   readonly sign: string;
   /** After which it may be gone without a change that tells so. */
   readonly untilMs?: number;
+}
+
+/** Whether KServe's controller runs, by the caches. */
+export function findRivalOf(
+  caches: {
+    readonly rivalDeployments: Pick<Informer<Scaled>, 'store'>;
+    readonly rivalLeases: Pick<Informer<Lease>, 'store'>;
+  },
+  clock: Clock,
+): Rival | undefined {
+  return findRival(caches.rivalDeployments.store.list(), caches.rivalLeases.store.list(), clock.now());
 }
 
 /** Whether KServe's controller runs. */

@@ -19,6 +19,8 @@ export const conditionTypes = {
   groupReady: 'GroupReady',
   /** For information: not every member of the group shares its traffic. */
   groupDegraded: 'GroupDegraded',
+  /** Of base configurations. */
+  configInUse: 'ConfigInUse',
 } as const;
 
 export type ConditionType = (typeof conditionTypes)[keyof typeof conditionTypes];
@@ -37,6 +39,9 @@ export interface Condition {
 export const reasons = {
   stopped: 'Stopped',
   configNotFound: 'ConfigNotFound',
+  configInUse: 'InUse',
+  configNotInUse: 'NotInUse',
+  deletionBlocked: 'DeletionBlocked',
   invalidSpec: 'InvalidRenderedConfig',
   nameTaken: 'NameTaken',
   applyFailed: 'ApplyFailed',

@@ -79,6 +79,8 @@ export const annotations = {
 export const sidecarInjectionLabel = 'signalbox.io/inject-sidecar';
 
 export const finalizer = 'serving.kserve.io/llmisvc-finalizer';
+/** On base configurations that are in use. */
+export const configFinalizer = 'serving.kserve.io/llmisvcconfig-finalizer';
 
 /** On members of a routing group: their backends stay until no route of another member leads to them. */
 export const groupFinalizer = 'signalbox.io/routing-group';

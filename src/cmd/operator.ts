@@ -185,7 +185,14 @@ async function startWebhooks(
       ...(config.podAddress === '' ? {} : { host: config.podAddress }),
       port: config.webhookPort,
       certificate: certificates.current,
-      routes: createWebhooks({ image: config.sidecarImage, sessionCacheSize: config.sidecarSessions }),
+      routes: createWebhooks({
+        sidecar: { image: config.sidecarImage, sessionCacheSize: config.sidecarSessions },
+        presets: {
+          systemNamespace: config.systemNamespace,
+          configPrefix: config.configPrefix,
+          preventsDeletion: config.preventPresetDeletion,
+        },
+      }),
       conversions,
     },
     { log },

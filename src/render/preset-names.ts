@@ -20,6 +20,22 @@ export function presetNames(spec: LLMInferenceServiceSpec): readonly string[] {
   return names.filter((name) => name !== false);
 }
 
+/** Every preset without the prefix of its name. */
+export const wellKnownPresets: readonly string[] = [
+  'config-llm-scheduler',
+  'config-llm-tokenizer',
+  'config-llm-scheduler-latency-predictor',
+  'config-llm-router-route',
+  'config-llm-tracing',
+  ...['', 'prefill-', 'decode-'].flatMap((part) =>
+    ['template', 'worker-data-parallel', 'worker-pipeline-parallel'].map((shape) => `config-llm-${part}${shape}`),
+  ),
+];
+
+export function isWellKnownPreset(name: string, prefix: string): boolean {
+  return name.startsWith(prefix) && wellKnownPresets.includes(name.slice(prefix.length));
+}
+
 const tokenPlugins = ['token-producer', 'precise-prefix-cache-scorer'];
 
 function workloadPreset({ worker, parallelism }: WorkloadSpec, prefix: string): string | false {

@@ -62,7 +62,10 @@ beforeAll(async () => {
       host: '127.0.0.1',
       port: 0,
       certificate,
-      routes: createWebhooks({ image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 }),
+      routes: createWebhooks({
+        sidecar: { image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 },
+        presets: { systemNamespace: 'signalbox-system', configPrefix: 'kserve-', preventsDeletion: true },
+      }),
     },
     { log: silentLogger },
   );

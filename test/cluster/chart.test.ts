@@ -55,6 +55,6 @@ describe('the chart', () => {
   it('hands values to the operator and the webhooks', async () => {
     const text = await template('--namespace=elsewhere', '--set', 'webhook.servicePort=443,workers=3,global.a=b');
     expect(text).toContain('--workers=3');
-    expect(text.match(/namespace: elsewhere\n\s+port: 443\n\s+path: \//g)).toHaveLength(4);
+    expect(text.match(/namespace: elsewhere\n\s+port: 443\n\s+path: \//g)).toHaveLength(5);
   });
 });

@@ -66,7 +66,10 @@ const listen = (port: number): Promise<AdmissionServer> =>
       host: '127.0.0.1',
       port,
       certificate: certificates.current,
-      routes: createWebhooks({ image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 }),
+      routes: createWebhooks({
+        sidecar: { image: 'signalbox/sidecar:0.1.0', sessionCacheSize: 1000 },
+        presets: { systemNamespace: 'signalbox-system', configPrefix: 'kserve-', preventsDeletion: true },
+      }),
       conversions,
     },
     { log: silentLogger },

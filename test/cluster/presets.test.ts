@@ -6,6 +6,7 @@ import { startControllers } from '../../controllers/index.ts';
 import { clusterRules, namespaceRules } from '../../controllers/permissions.ts';
 import type { Container } from '../../src/api/foreign/pod.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-inference-service-config.ts';
 import { systemClock } from '../../src/clock.ts';
 import type { Client } from '../../src/kube/client.ts';
 import { loadKubeConfig } from '../../src/kube/config.ts';
@@ -92,8 +93,8 @@ beforeAll(async () => {
     },
   );
   const metrics = {
-    reconciled: () => {
-      reconciles++;
+    reconciled: (controller: string) => {
+      if (controller === 'llm-inference-service') reconciles++;
     },
     observeQueue: () => {},
   };
@@ -178,6 +179,12 @@ describe('base configurations', () => {
 
   it('keep children as they are when they go', async () => {
     await admin.delete(resources.llmInferenceServiceConfigs, { namespace, name: 'late' });
+    // Somebody does not wait for its user.
+    await admin.mergePatch(
+      resources.llmInferenceServiceConfigs,
+      { namespace, name: 'late' },
+      { metadata: { finalizers: null } },
+    );
     await eventually(async () => expect(await presetsCombined('waiting')).toMatchObject({ reason: 'ConfigNotFound' }));
     expect((await deploymentOf('waiting')).spec.replicas).toBe(4);
   });
@@ -207,15 +214,15 @@ describe('base configurations', () => {
 
   it('say which field of which configuration does not fit', async () => {
     await apply(
-      config('ingress', { router: { ingress: {} } }),
+      config('tokenizer', { router: { scheduler: { tokenizer: {} } } }),
       config('broken', { labels: { a: '{{ .Spec.Nothing }}' } }),
     );
-    await apply(service('refused', { baseRefs: [{ name: 'ingress' }] }));
+    await apply(service('refused', { baseRefs: [{ name: 'tokenizer' }] }));
     await eventually(async () =>
       expect(await presetsCombined('refused')).toMatchObject({
         status: 'False',
         reason: 'InvalidRenderedConfig',
-        message: expect.stringMatching(/spec\.router\.ingress: .*not supported yet.*default\/ingress/),
+        message: expect.stringMatching(/spec\.router\.scheduler\.tokenizer: .*not supported yet.*default\/tokenizer/),
       }),
     );
     await apply(service('unrendered', { baseRefs: [{ name: 'broken' }] }));
@@ -224,6 +231,74 @@ describe('base configurations', () => {
         /spec\.labels\.a: line 1: .*Nothing.*default\/broken/,
       ),
     );
+  });
+});
+
+describe('a base configuration in use', () => {
+  const configOf = (name: string, inNamespace = namespace) =>
+    admin.get<LLMInferenceServiceConfig & KubeObject>(resources.llmInferenceServiceConfigs, {
+      namespace: inNamespace,
+      name,
+    });
+  const inUse = async (name: string, inNamespace = namespace) => {
+    const found = await configOf(name, inNamespace);
+    const condition = found?.status?.conditions?.find(({ type }) => type === 'ConfigInUse');
+    return {
+      reason: condition?.reason,
+      users: found?.status?.referencedBy ?? [],
+      finalizers: found?.metadata.finalizers,
+    };
+  };
+  const unused = { reason: 'NotInUse', users: [], finalizers: undefined };
+  const finalizers = ['serving.kserve.io/llmisvcconfig-finalizer'];
+
+  it('says by whom, and is held by a finalizer only then', async () => {
+    await apply(config('shared', { replicas: 2 }), config('shared', { replicas: 3 }, system));
+    await eventually(async () => expect(await inUse('shared')).toEqual(unused));
+    await apply(
+      service('user-b', { baseRefs: [{ name: 'shared' }] }),
+      service('user-a', { baseRefs: [{ name: 'shared' }] }),
+    );
+    const users = ['user-a', 'user-b'].map((name) => ({ name, namespace }));
+    await eventually(async () => expect(await inUse('shared')).toEqual({ reason: 'InUse', users, finalizers }));
+    // That of the own namespace goes before that of the system namespace.
+    expect(await inUse('shared', system)).toEqual(unused);
+  });
+
+  it('waits for its users when it is deleted, and says so once', async () => {
+    await admin.delete(resources.llmInferenceServiceConfigs, { namespace, name: 'shared' });
+    await eventually(async () => expect((await inUse('shared')).reason).toBe('DeletionBlocked'));
+    await eventually(async () => expect((await deploymentOf('user-a')).spec.replicas).toBe(2));
+    await apply(service('user-b', {}));
+    await eventually(async () => expect((await inUse('shared')).users).toEqual([{ name: 'user-a', namespace }]));
+    const told = events.filter(({ name, reason }) => name === 'shared' && reason === 'DeletionBlocked');
+    expect(told).toHaveLength(1);
+    expect(told[0]?.message).toContain('default/user-a');
+    await admin.delete(resources.llmInferenceServices, { namespace, name: 'user-a' });
+    await eventually(async () => expect(await configOf('shared')).toBeUndefined());
+  });
+
+  it('is a preset without a finalizer, for it goes with the installation', async () => {
+    await apply(config('kserve-config-llm-template', { labels: { a: 'b' } }, system), service('of-preset', {}));
+    await eventually(async () => {
+      const { reason, users, finalizers: held } = await inUse('kserve-config-llm-template', system);
+      expect({ reason, held }).toEqual({ reason: 'InUse', held: undefined });
+      expect(users).toContainEqual({ name: 'of-preset', namespace });
+    });
+    await admin.delete(resources.llmInferenceServiceConfigs, { namespace: system, name: 'kserve-config-llm-template' });
+    await eventually(async () => expect(await configOf('kserve-config-llm-template', system)).toBeUndefined());
+  });
+
+  it('goes with its namespace', async () => {
+    const going = 'going';
+    await apply({ apiVersion: 'v1', kind: 'Namespace', metadata: { name: going } });
+    const user = service('user', { baseRefs: [{ name: 'base' }] });
+    await apply(config('base', {}, going), { ...user, metadata: { ...user.metadata, namespace: going } });
+    await eventually(async () => expect((await inUse('base', going)).finalizers).toEqual(finalizers));
+    await admin.delete(resources.namespaces, { name: going });
+    // No controller of namespaces runs here: its part is played by hand.
+    await admin.delete(resources.llmInferenceServiceConfigs, { namespace: going, name: 'base' });
+    await eventually(async () => expect(await configOf('base', going)).toBeUndefined());
   });
 });
 
