@@ -17,6 +17,8 @@ export interface Task {
   readonly promptIds: number[];
   readonly promptTokens: number;
   readonly cacheRoot: number;
+  /** What `cacheRoot` is made of. */
+  readonly salt: string | undefined;
   readonly maxTokens: number;
   /** One for each choice. */
   readonly replies: readonly [Reply, ...Reply[]];
@@ -127,6 +129,7 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
     promptIds: prompt.ids,
     promptTokens,
     cacheRoot: salt ? hashText(salt) : 0,
+    salt: salt || undefined,
     maxTokens,
     plan,
     echo: api === 'completions' && body.echo === true ? prompt.lastUserText : '',

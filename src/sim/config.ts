@@ -1,8 +1,10 @@
 import { AppError, messageOf } from '../errors.ts';
 import { type Fault, faultKinds, parseFaults } from './faults.ts';
+import { parseKvEvents, parseTransfer, type TransferSettings } from './json-settings.ts';
+import type { KvEventsSettings } from './kv-publisher.ts';
 import type { LatencyModel } from './latency.ts';
 import { parseLoraModule } from './lora.ts';
-import { type GivenArgs, splitVllmArgs } from './vllm-flags.ts';
+import { splitVllmArgs } from './vllm-flags.ts';
 
 /** The vLLM version whose behaviour is simulated. */
 export const vllmVersion = '0.11.0';
@@ -42,16 +44,9 @@ export interface SimConfig {
   readonly showsPromptTokensDetails: boolean;
   readonly seed: number;
   /** Set where a NIXL connector is configured. */
-  readonly transfer:
-    | {
-        /** Empty = a new one at each start. */
-        readonly engineId: string;
-        readonly onFailure: 'fail' | 'recompute';
-        readonly leaseMs: number;
-        readonly sideChannelHost: string;
-        readonly sideChannelPort: number;
-      }
-    | undefined;
+  readonly transfer: TransferSettings | undefined;
+  /** Set where cache events are published. */
+  readonly kvEvents: KvEventsSettings | undefined;
   readonly latency: LatencyModel;
   readonly startupMs: number;
   /** Tokens of an answer when the client sets no limit. */
@@ -278,7 +273,11 @@ export function parseSimArgs(
     problems.push('--enable-auto-tool-choice needs --tool-call-parser');
   }
 
-  const transfer = parseTransfer(flags, { env, podAddress }, problems, warnings);
+  const place = { env, podAddress };
+  const transfer = parseTransfer(flags, place, problems, warnings);
+  const kvEvents = parseKvEvents(flags, place, problems);
+  const hasPrefixCaching = bare('enable-prefix-caching', true);
+  if (kvEvents && !hasPrefixCaching) warnings.push('--kv-events-config: there are no events without prefix caching');
   const config: SimConfig = {
     model,
     servedNames: [firstName ?? model, ...moreNames],
@@ -307,10 +306,11 @@ export function parseSimArgs(
     maxLogprobs: whole('max-logprobs', 20, -1),
     showsFormerMetrics: flags.has('show-hidden-metrics-for-version'),
     faults: read('--sim-fault', [last('sim-fault') ?? env.SIGNALBOX_SIM_FAULT ?? ''], parseFaults).flat(),
-    hasPrefixCaching: bare('enable-prefix-caching', true),
+    hasPrefixCaching,
     showsPromptTokensDetails: bare('enable-prompt-tokens-details', false),
     seed: whole('seed', 0, Number.MIN_SAFE_INTEGER),
     transfer,
+    kvEvents,
     latency: {
       prefillUsPerToken: own(ownSettings.prefillUs),
       outputTokenUs: own(ownSettings.outputUs),
@@ -350,75 +350,6 @@ function isOn(value: string | undefined): boolean {
   return value !== undefined && ['1', 'true', 'yes'].includes(value.toLowerCase());
 }
 
-const defaultLeaseSeconds = 30;
-
-function parseTransfer(
-  flags: GivenArgs['flags'],
-  place: { readonly env: Readonly<Record<string, string | undefined>>; readonly podAddress: string | undefined },
-  problems: string[],
-  warnings: string[],
-): SimConfig['transfer'] {
-  const json = flags.get('kv-transfer-config')?.at(-1);
-  const prefix = 'kv-transfer-config.';
-  const dotted = [...flags].filter(([flag]) => flag.startsWith(prefix));
-  if (json === undefined && dotted.length === 0) return undefined;
-  let parsed: unknown = {};
-  try {
-    if (json !== undefined) parsed = JSON.parse(json);
-  } catch (thrown) {
-    problems.push(`--kv-transfer-config: "${json}" is not JSON: ${messageOf(thrown)}`);
-    return undefined;
-  }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    problems.push(
-      `--kv-transfer-config: "${json ?? ''}" must be a JSON object such as {"kv_connector":"NixlConnector","kv_role":"kv_both"}`,
-    );
-    return undefined;
-  }
-  const fields: Record<string, unknown> = { ...parsed };
-  for (const [flag, values] of dotted) fields[flag.slice(prefix.length).replaceAll('-', '_')] = values.at(-1);
-  const nixl = findNixl(fields);
-  if (!nixl) {
-    const name = fields.kv_connector;
-    if (typeof name !== 'string' || name === '')
-      problems.push('--kv-transfer-config: kv_connector is missing; it names the connector, such as NixlConnector');
-    else
-      warnings.push(`--kv-transfer-config: ${name} is not simulated, only NixlConnector is; KV stays in this process`);
-    return undefined;
-  }
-  const onFailure = nixl.kv_load_failure_policy ?? fields.kv_load_failure_policy ?? 'fail';
-  if (onFailure !== 'fail' && onFailure !== 'recompute') {
-    problems.push(`--kv-transfer-config: kv_load_failure_policy "${String(onFailure)}" must be fail or recompute`);
-    return undefined;
-  }
-  const extra = (nixl.kv_connector_extra_config ?? {}) as Record<string, unknown>;
-  const leaseSeconds = Number(extra.kv_lease_duration ?? defaultLeaseSeconds);
-  if (!(leaseSeconds > 0)) {
-    problems.push(
-      `--kv-transfer-config: kv_lease_duration "${String(extra.kv_lease_duration)}" must be seconds above 0`,
-    );
-  }
-  const portText = place.env.VLLM_NIXL_SIDE_CHANNEL_PORT || '5600';
-  const sideChannelPort = /^\d+$/.test(portText) ? Number(portText) : Number.NaN;
-  if (!(sideChannelPort <= 65_535)) problems.push(`VLLM_NIXL_SIDE_CHANNEL_PORT: "${portText}" must be a port`);
-  return {
-    engineId: String(nixl.engine_id ?? fields.engine_id ?? ''),
-    onFailure,
-    leaseMs: leaseSeconds * 1000,
-    sideChannelHost: place.env.VLLM_NIXL_SIDE_CHANNEL_HOST || place.podAddress || '127.0.0.1',
-    sideChannelPort,
-  };
-}
-
-/** The NIXL connector's own configuration, also inside a MultiConnector. */
-function findNixl(fields: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> | undefined {
-  if (fields.kv_connector === 'NixlConnector') return fields;
-  const extra = fields.kv_connector_extra_config as { connectors?: unknown } | undefined;
-  const inner = fields.kv_connector === 'MultiConnector' ? extra?.connectors : undefined;
-  if (!Array.isArray(inner)) return undefined;
-  return inner.find((item) => (item as { kv_connector?: unknown } | null)?.kv_connector === 'NixlConnector');
-}
-
 function helpText(): string {
   const rows = [
     ...Object.values<OwnSetting>(ownSettings).map((setting) => [
@@ -444,7 +375,7 @@ function helpText(): string {
     '',
     'Arguments of vLLM that have an effect: --model, --served-model-name, --host, --port, --api-key, --ssl-certfile,',
     '--ssl-keyfile, --enable-ssl-refresh, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
-    '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --seed, --enable-lora, --max-loras,',
+    '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --kv-events-config, --seed, --enable-lora, --max-loras,',
     '--lora-modules, --tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout, --enable-auto-tool-choice,',
     '--tool-call-parser, --reasoning-parser, --max-logprobs, --enable-sleep-mode, --show-hidden-metrics-for-version.',
     'The others are accepted and change nothing.',

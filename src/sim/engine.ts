@@ -1,6 +1,7 @@
 import type { Clock } from '../clock.ts';
 import { messageOf } from '../errors.ts';
 import { extendHashes, KvCache } from './kv-cache.ts';
+import type { CacheEvents } from './kv-events.ts';
 import type { RemoteSource, TransferPlan } from './kv-transfer.ts';
 import { type LatencyModel, stepMs, transferMs } from './latency.ts';
 import { Leases } from './leases.ts';
@@ -18,6 +19,8 @@ export interface EngineOptions {
   readonly maxSequences: number;
   /** The most tokens computed in one step. */
   readonly maxBatchedTokens: number;
+  /** Told what the cache holds and no longer holds. */
+  readonly events?: CacheEvents;
   /** Set where KV can be handed over. */
   readonly transfer?: {
     readonly fetch: FetchKv;
@@ -51,7 +54,9 @@ export interface Submission {
   /** Keeps prompts with different salts apart in the cache. */
   readonly cacheRoot: number;
   /** The LoRA adapter that computes it. */
-  readonly adapter?: string;
+  readonly adapter?: { readonly id: number; readonly name: string };
+  /** The prompt's cache_salt, for those who follow the cache's events. */
+  readonly salt?: string;
   readonly reply: Reply;
   readonly maxTokens: number;
   readonly plan: TransferPlan;
@@ -149,7 +154,8 @@ export class Engine {
     this.#options = options;
     this.#metrics = options.metrics;
     this.#clock = options.clock;
-    this.cache = new KvCache(options);
+    const { events } = options;
+    this.cache = new KvCache({ ...options, ...(events ? { onRemoved: (hash) => events.removed(hash) } : {}) });
     this.leases = options.transfer
       ? new Leases({
           clock: options.clock,
@@ -228,12 +234,19 @@ export class Engine {
   get adapters(): { readonly running: readonly string[]; readonly waiting: readonly string[] } {
     const of = (jobs: Iterable<Job>) => {
       const names = new Set<string>();
-      for (const { submission } of jobs) if (submission.adapter !== undefined) names.add(submission.adapter);
+      for (const { submission } of jobs) if (submission.adapter !== undefined) names.add(submission.adapter.name);
       return names;
     };
     const running = of(this.#running);
     const waiting = of([...this.#waiting, ...this.#loading, ...this.#ready]);
     return { running: [...running].sort(), waiting: [...waiting].filter((name) => !running.has(name)).sort() };
+  }
+
+  /** Forgets what is cached; what runs goes on. */
+  resetCache(): void {
+    this.cache.reset();
+    this.#options.events?.cleared();
+    this.#options.events?.flush();
   }
 
   /** Resolves when no request is left. */
@@ -275,6 +288,7 @@ export class Engine {
         if (waitMs >= 1) await this.#clock.sleep(waitMs);
         else if (steps % maxStepsAtOnce === 0) await new Promise((resolve) => setImmediate(resolve));
         this.#commit(batch);
+        this.#options.events?.flush();
       }
     } finally {
       this.#isStepping = false;
@@ -413,10 +427,8 @@ export class Engine {
       job.isSettled = true;
       job.computed = job.promptTokens - 1;
       job.cachedTokens = job.computed;
-      for (const [index, hash] of job.hashes.entries()) {
-        const block = job.blocks[index];
-        if (block !== undefined) this.cache.publish(block, hash);
-      }
+      this.#publish(job, 0, job.hashes.length);
+      this.#options.events?.flush();
       this.#ready.push(job);
     } else {
       this.#metrics.nixlFailedTransfers.add();
@@ -446,12 +458,31 @@ export class Engine {
       job.computed += tokens;
       const full = Math.floor(job.computed / blockSize);
       if (full > job.hashes.length) extendHashes(job.hashes, job.ids, blockSize, job.submission.cacheRoot);
-      for (let index = firstFull; index < full; index++) {
-        const block = job.blocks[index];
-        const hash = job.hashes[index];
-        if (block !== undefined && hash !== undefined) this.cache.publish(block, hash);
-      }
+      this.#publish(job, firstFull, full);
       if (job.computed === job.ids.length) this.#sample(job, now);
+    }
+  }
+
+  /** Makes the blocks `from` to `to` of a job findable, and tells of those that were not, run by run. */
+  #publish(job: Job, from: number, to: number): void {
+    const { events, blockSize } = this.#options;
+    let start = from;
+    for (let index = from; index <= to; index++) {
+      const block = job.blocks[index];
+      const hash = job.hashes[index];
+      const isNew = index < to && block !== undefined && hash !== undefined && this.cache.publish(block, hash);
+      if (isNew) continue;
+      if (events && index > start) {
+        events.stored({
+          hashes: job.hashes.slice(start, index),
+          parent: start === 0 ? undefined : job.hashes[start - 1],
+          tokenIds: job.ids.slice(start * blockSize, index * blockSize),
+          blockSize,
+          adapter: job.submission.adapter,
+          salt: start === 0 ? job.submission.salt : undefined,
+        });
+      }
+      start = index + 1;
     }
   }
 

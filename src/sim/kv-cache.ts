@@ -6,6 +6,7 @@ export class KvCache {
   readonly numBlocks: number;
   readonly blockSize: number;
   readonly #hasPrefixCaching: boolean;
+  readonly #onRemoved: ((hash: number) => void) | undefined;
   readonly #references: Int32Array;
   /** 0 = not findable. */
   readonly #hashOf: Float64Array;
@@ -15,11 +16,18 @@ export class KvCache {
   readonly #previous: Int32Array;
   #free: number;
 
-  constructor(options: { readonly numBlocks: number; readonly blockSize: number; readonly hasPrefixCaching: boolean }) {
+  /** @param options.onRemoved told the hash of each block that is taken for something else */
+  constructor(options: {
+    readonly numBlocks: number;
+    readonly blockSize: number;
+    readonly hasPrefixCaching: boolean;
+    readonly onRemoved?: (hash: number) => void;
+  }) {
     const { numBlocks, blockSize } = options;
     this.numBlocks = numBlocks;
     this.blockSize = blockSize;
     this.#hasPrefixCaching = options.hasPrefixCaching;
+    this.#onRemoved = options.onRemoved;
     this.#references = new Int32Array(numBlocks);
     this.#hashOf = new Float64Array(numBlocks);
     this.#next = new Int32Array(numBlocks + 1);
@@ -89,11 +97,16 @@ export class KvCache {
     this.#references[block] = (this.#references[block] ?? 0) + 1;
   }
 
-  /** Makes a full, computed block findable. The first block with a hash keeps it. */
-  publish(block: number, hash: number): void {
-    if (!this.#hasPrefixCaching || this.#hashOf[block] !== 0 || this.#blockOf.has(hash)) return;
+  /**
+   * Makes a full, computed block findable. The first block with a hash keeps it.
+   *
+   * @returns whether it could not be found before
+   */
+  publish(block: number, hash: number): boolean {
+    if (!this.#hasPrefixCaching || this.#hashOf[block] !== 0 || this.#blockOf.has(hash)) return false;
     this.#hashOf[block] = hash;
     this.#blockOf.set(hash, block);
+    return true;
   }
 
   /** One user less of each block. A chain's end is forgotten before its beginning. */
@@ -120,6 +133,7 @@ export class KvCache {
     if (hash !== 0) {
       this.#blockOf.delete(hash);
       this.#hashOf[block] = 0;
+      this.#onRemoved?.(hash);
     }
     this.#references[block] = 1;
     return block;

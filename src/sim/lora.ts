@@ -2,6 +2,8 @@ import { AppError } from '../errors.ts';
 import { hashText } from './tokenizer.ts';
 
 export interface Adapter {
+  /** From 1; each load is a new one. */
+  readonly id: number;
   readonly name: string;
   readonly path: string;
   /** Sets the adapter's blocks in the cache apart, also from those of one of the same name that was here before. */
@@ -73,7 +75,7 @@ export class Adapters {
 
   #put(name: string, path: string): Adapter {
     const cacheRoot = hashText(`lora\n${name}\n${this.#serial++}`);
-    const adapter = { name, path, cacheRoot, createdSeconds: Math.floor(this.#nowSeconds()) };
+    const adapter = { id: this.#serial, name, path, cacheRoot, createdSeconds: Math.floor(this.#nowSeconds()) };
     this.#byName.set(name, adapter);
     return adapter;
   }

@@ -506,6 +506,21 @@ describe('what operators can do', () => {
     expect((await post(sim, { tokens: told.body.tokens }, '/detokenize')).body).toEqual({ prompt: 'Hello wide world' });
     const chat = await post(sim, { messages: [user('Hello wide world')] }, '/tokenize');
     expect(chat.body).toMatchObject({ count: 7 });
+    const rendered = await post(
+      sim,
+      { messages: [user('Hello wide world')], max_tokens: 3, cache_salt: 's' },
+      '/v1/chat/completions/render',
+    );
+    expect(rendered.body).toMatchObject({
+      model: 'm',
+      token_ids: chat.body.tokens,
+      sampling_params: { max_tokens: 3 },
+      cache_salt: 's',
+    });
+    const text = await post(sim, { prompt: 'Hello wide world' }, '/v1/completions/render');
+    expect(text.body).toMatchObject([{ token_ids: told.body.tokens, sampling_params: { max_tokens: 32_764 } }]);
+    expect((await post(sim, { model: 'other', prompt: 'x' }, '/v1/completions/render')).status).toBe(404);
+    expect((await post(sim, { messages: [] }, '/v1/chat/completions/render')).status).toBe(400);
     expect(await (await fetch(`${sim.url}/metrics`)).text()).toMatch(/^vllm:gpu_cache_usage_perc\{/m);
     const tokens = await post(
       sim,

@@ -12,9 +12,8 @@ import { type Fault, type Faults, toFault } from './faults.ts';
 import type { RemoteParams } from './kv-transfer.ts';
 import type { Adapter, Adapters } from './lora.ts';
 import { createMessageEvents, messageError, messagesToChat, renderMessage } from './messages.ts';
-import { parseChatPrompt } from './prompt.ts';
 import { answerMessages, createResponseEvents, renderResponse, responsesToChat } from './responses.ts';
-import { encodeInto, idOfPiece, specialIds, splitPieces } from './tokenizer.ts';
+import { createTokenApi } from './tokens.ts';
 
 export interface ServerOptions {
   readonly clock: Clock;
@@ -67,8 +66,7 @@ export function createHandler(options: ServerOptions): Handler {
   let sleepLevel = 0;
   /** Messages of the latest responses, for requests that go on from them. */
   const responses = new Map<string, readonly Fields[]>();
-  /** Texts of tokens that were asked for, as ids alone do not tell them. */
-  const pieces = new Map<number, string>();
+  const tokens = createTokenApi(options.limits);
 
   const models = () =>
     JSON.stringify({
@@ -122,6 +120,13 @@ export function createHandler(options: ServerOptions): Handler {
           sendError(response, thrown);
         }
       });
+  const answered = (answer: (body: Fields) => object): Post =>
+    withBody((body, response) => sendJson(response, 200, JSON.stringify(answer(body))));
+  const renderHead = (body: Fields) => {
+    const model = modelOfBody(body);
+    checkModel(model);
+    return { id: nextId(), model: model === '' ? options.servedNames[0] : model };
+  };
   const plain =
     (handler: (request: IncomingMessage) => void): Post =>
     (request, response) => {
@@ -136,15 +141,17 @@ export function createHandler(options: ServerOptions): Handler {
     '/v1/responses': complete,
     '/v1/messages': complete,
     '/inference/v1/generate': complete,
-    '/v1/messages/count_tokens': withBody((body, response) => {
-      const { ids } = parseChatPrompt(messagesToChat({ max_tokens: 1, ...body }));
-      sendJson(response, 200, JSON.stringify({ input_tokens: ids.length }));
-    }),
+    '/v1/messages/count_tokens': answered(tokens.countTokens),
+    '/v1/chat/completions/render': answered((body) => tokens.render('chat', body, renderHead(body))),
+    '/v1/completions/render': answered((body) => tokens.render('completions', body, renderHead(body))),
     '/v1/embeddings': withBody(embed),
-    '/tokenize': withBody(tokenize),
-    '/detokenize': withBody((body, response) => {
-      if (!Array.isArray(body.tokens)) throw new AppError('invalid', 'tokens must be a list of token ids');
-      sendJson(response, 200, JSON.stringify({ prompt: body.tokens.map((id) => pieces.get(id) ?? '\ufffd').join('') }));
+    '/tokenize': answered((body) => {
+      checkModel(modelOfBody(body));
+      return tokens.tokenize(body);
+    }),
+    '/detokenize': answered((body) => {
+      checkModel(modelOfBody(body));
+      return tokens.detokenize(body);
     }),
     '/sim/faults': withBody((body, response) => {
       if (!Array.isArray(body.faults))
@@ -169,13 +176,13 @@ export function createHandler(options: ServerOptions): Handler {
       : {}),
     ...(options.isDevMode
       ? {
-          '/reset_prefix_cache': plain(() => engine.cache.reset()),
+          '/reset_prefix_cache': plain(() => engine.resetCache()),
           ...(options.hasSleepMode
             ? {
                 '/sleep': plain((request) => {
                   const level = Number(new URL(request.url ?? '/', 'http://sim').searchParams.get('level') ?? 1);
                   sleepLevel = level === 2 ? 2 : 1;
-                  engine.cache.reset();
+                  engine.resetCache();
                 }),
                 '/wake_up': plain(() => {
                   sleepLevel = 0;
@@ -235,7 +242,7 @@ export function createHandler(options: ServerOptions): Handler {
   }
 
   function embed(body: Fields, response: ServerResponse): void {
-    checkModel(typeof body.model === 'string' ? body.model : '');
+    checkModel(modelOfBody(body));
     const task = parseEmbeddings(body, options.limits.maxModelLen);
     const tokens = task.inputs.reduce((sum, ids) => sum + ids.length, 0);
     const head = { id: `embd-${nextId()}`, created: Math.floor(clock.now() / 1000), model: options.servedNames[0] };
@@ -245,21 +252,6 @@ export function createHandler(options: ServerOptions): Handler {
     const waitMs = (tokens * options.prefillUsPerToken) / 1000;
     if (waitMs < 1) answer();
     else void clock.sleep(waitMs).then(answer, () => response.destroy());
-  }
-
-  function tokenize(body: Fields, response: ServerResponse): void {
-    let ids: number[];
-    if (Array.isArray(body.messages)) ids = parseChatPrompt(body).ids;
-    else if (typeof body.prompt === 'string') {
-      ids = body.add_special_tokens === false ? [] : [specialIds.begin];
-      encodeInto(ids, body.prompt);
-      if (pieces.size > maxPieces) pieces.clear();
-      pieces.set(specialIds.begin, '');
-      for (const piece of splitPieces(body.prompt)) pieces.set(idOfPiece(piece), piece);
-    } else throw new AppError('invalid', 'prompt must be a text, or messages a list of messages');
-    const { maxModelLen } = options.limits;
-    const shown = body.return_token_strs === true ? { token_strs: ids.map((id) => pieces.get(id) ?? '') } : {};
-    sendJson(response, 200, JSON.stringify({ count: ids.length, max_model_len: maxModelLen, tokens: ids, ...shown }));
   }
 
   /** The adapter that a request names, or undefined for the model itself. */
@@ -395,7 +387,8 @@ export function createHandler(options: ServerOptions): Handler {
       // The engine appends to it.
       promptIds: choice === 0 ? task.promptIds : task.promptIds.slice(0, task.promptTokens),
       cacheRoot: adapter ? task.cacheRoot ^ adapter.cacheRoot : task.cacheRoot,
-      ...(adapter ? { adapter: adapter.name } : {}),
+      ...(adapter ? { adapter } : {}),
+      ...(task.salt === undefined ? {} : { salt: task.salt }),
       reply: task.replies[choice] ?? task.replies[0],
       maxTokens: task.maxTokens,
       plan: task.plan,
@@ -492,7 +485,10 @@ export function createHandler(options: ServerOptions): Handler {
 type Fields = Readonly<Record<string, unknown>>;
 
 const maxResponses = 1000;
-const maxPieces = 65_536;
+
+function modelOfBody(body: Fields): string {
+  return typeof body.model === 'string' ? body.model : '';
+}
 
 const idPrefixes: Readonly<Record<Task['api'], string>> = {
   chat: 'chatcmpl-',

@@ -3,6 +3,8 @@ import { ManualClock } from '../clock.ts';
 import { parseSimArgs, type SimConfig } from './config.ts';
 import { Engine, type Finished, type Submission } from './engine.ts';
 import { extendHashes, hashBlock, KvCache } from './kv-cache.ts';
+import { createCacheEvents } from './kv-events.ts';
+import { endpointOfRank } from './kv-publisher.ts';
 import { parseTransferParams } from './kv-transfer.ts';
 import { stepMs, transferMs } from './latency.ts';
 import { Leases } from './leases.ts';
@@ -247,6 +249,45 @@ describe('KV cache', () => {
   });
 });
 
+describe('cache events', () => {
+  it.each([
+    ['tcp://*:5557', 0, 'tcp://*:5557'],
+    ['tcp://*:5557', 3, 'tcp://*:5560'],
+    ['tcp://[::1]:5557', 1, 'tcp://[::1]:5558'],
+    ['inproc://events', 2, 'inproc://events_dp2'],
+  ])('of endpoint %s, rank %i go to %s', (endpoint, rank, expected) => {
+    expect(endpointOfRank(endpoint, rank)).toBe(expected);
+  });
+
+  it('are told as vLLM tells them, step by step', () => {
+    const sent: (readonly unknown[])[] = [];
+    const told = createCacheEvents((events) => sent.push(events));
+    const blocks = { blockSize: 2, tokenIds: [1, 2, 3, 4], adapter: undefined, salt: undefined };
+    told.stored({ ...blocks, hashes: [11, 12], parent: undefined });
+    told.removed(5);
+    told.removed(6);
+    told.flush();
+    told.flush();
+    told.removed(7);
+    told.stored({ ...blocks, hashes: [13, 14], parent: 12, adapter: { id: 1, name: 'sql' } });
+    told.stored({ ...blocks, hashes: [15, 16], parent: undefined, salt: 'tenant' });
+    told.cleared();
+    told.flush();
+    expect(sent).toEqual([
+      [
+        ['BlockStored', [11, 12], null, [1, 2, 3, 4], 2, null, 'GPU', null],
+        ['BlockRemoved', [5, 6], 'GPU'],
+      ],
+      [
+        ['BlockRemoved', [7], 'GPU'],
+        ['BlockStored', [13, 14], 12, [1, 2, 3, 4], 2, 1, 'GPU', 'sql', [['sql'], ['sql']]],
+        ['BlockStored', [15, 16], null, [1, 2, 3, 4], 2, null, 'GPU', null, [['tenant'], null]],
+        ['AllBlocksCleared'],
+      ],
+    ]);
+  });
+});
+
 describe('leases', () => {
   it('gives a handle once, and lets it end after its time', async () => {
     const clock = new ManualClock();
@@ -480,6 +521,38 @@ describe('arguments', () => {
     expect(parse(`m --kv-transfer-config ${multi}`).transfer).toBeDefined();
   });
 
+  const events = (more: string) => `m --kv-events-config {"enable_kv_cache_events":true${more}}`;
+  const published = {
+    endpoint: 'tcp://*:5557',
+    isBound: true,
+    replayEndpoint: undefined,
+    topic: '',
+    bufferSteps: 10_000,
+    highWaterMark: 100_000,
+    maxQueued: 100_000,
+  };
+  it.each<readonly [line: string, expected: object | undefined]>([
+    [events(''), published],
+    [events(',"publisher":"null"'), undefined],
+    ['m --kv-events-config {"publisher":"zmq"}', undefined],
+    [
+      'm --kv-events-config.enable_kv_cache_events true --kv-events-config.topic kv@a@m',
+      { ...published, topic: 'kv@a@m' },
+    ],
+    [events(',"endpoint":"tcp://10.0.0.1:9"'), { ...published, endpoint: 'tcp://10.0.0.1:9', isBound: false }],
+    [
+      events(',"buffer_steps":5,"hwm":6,"max_queue_size":7'),
+      { ...published, bufferSteps: 5, highWaterMark: 6, maxQueued: 7 },
+    ],
+    [
+      `${events(',"replay_endpoint":"tcp://0.0.0.0:5558"')} --pod-address 127.4.4.4`,
+      { ...published, endpoint: 'tcp://127.4.4.4:5557', replayEndpoint: 'tcp://127.4.4.4:5558' },
+    ],
+    [`${events('')} --pod-address ::1`, { ...published, endpoint: 'tcp://[::1]:5557' }],
+  ])('reads where cache events go from %j', (line, expected) => {
+    expect(parse(line).kvEvents).toEqual(expected);
+  });
+
   it('takes its own settings from the environment, flags first', () => {
     const env = { SIGNALBOX_SIM_OUTPUT_TOKENS: '7', SIGNALBOX_SIM_KV_BLOCKS: '99', SIGNALBOX_POD_ADDRESS: '127.5.5.5' };
     expect(parse('m --sim-kv-blocks 98', env)).toMatchObject({ outputTokens: 7, numBlocks: 98, host: '127.5.5.5' });
@@ -500,6 +573,11 @@ describe('arguments', () => {
     ['bench serve', /only serve/],
     ['m --kv-transfer-config {', /--kv-transfer-config: .* is not JSON/],
     ['m --kv-transfer-config {}', /kv_connector is missing/],
+    ['m --kv-events-config []', /--kv-events-config: .* must be a JSON object/],
+    [events(',"endpoit":"tcp://*:1"'), /unknown field endpoit; there are/],
+    [events(',"publisher":"kafka"'), /publisher "kafka" must be zmq or null/],
+    [events(',"endpoint":"*:5557"'), /endpoint "\*:5557" must be an address of ZeroMQ/],
+    [events(',"buffer_steps":0'), /buffer_steps must be/],
     ['m --max-model-len 1000 --sim-kv-blocks 4', /do not fit/],
     ['m --ssl-keyfile k', /must be given together/],
     ['m --port x --max-num-seqs 0', /--port.*--max-num-seqs/],

@@ -11,6 +11,8 @@ import type { Logger } from '../telemetry/log.ts';
 import { type SimConfig, vllmVersion } from './config.ts';
 import { Engine } from './engine.ts';
 import { Faults } from './faults.ts';
+import { createCacheEvents } from './kv-events.ts';
+import { type KvPublisher, startKvPublisher } from './kv-publisher.ts';
 import { Adapters } from './lora.ts';
 import { createEngineMetrics, createMetricsPage, type EngineMetrics } from './metrics.ts';
 import { createHandler, type Handler } from './server.ts';
@@ -22,6 +24,8 @@ const kvBytesPerToken = 131_072;
 export interface Sim {
   readonly address: AddressInfo;
   readonly engine: Engine;
+  /** Ports of the cache's events; undefined where none are published. */
+  readonly kvEvents: Pick<KvPublisher, 'port' | 'replayPort'> | undefined;
   /** Refuses new requests, lets running ones finish for at most the configured time, then ends everything. */
   close(): Promise<void>;
 }
@@ -52,6 +56,7 @@ export async function startSim(
   const compatibility = `${config.model}/${config.blockSize}`;
   const fetcher = transfer ? createKvFetcher() : undefined;
   const metrics = createEngineMetrics();
+  const publisher = config.kvEvents ? await startKvPublisher(config.kvEvents, { rank: 0, clock, log }) : undefined;
   const engine = new Engine({
     clock,
     latency: config.latency,
@@ -61,6 +66,7 @@ export async function startSim(
     hasPrefixCaching: config.hasPrefixCaching,
     maxSequences: config.maxSequences,
     maxBatchedTokens: config.maxBatchedTokens,
+    ...(publisher ? { events: createCacheEvents(publisher.publish) } : {}),
     ...(transfer && fetcher
       ? {
           transfer: {
@@ -79,6 +85,7 @@ export async function startSim(
     const { sideChannelHost: host, sideChannelPort: port } = transfer;
     sideChannel = await startSideChannel({ host, port, engineId, compatibility, leases: engine.leases }).catch(
       (thrown: unknown) => {
+        publisher?.close();
         throw new AppError(
           'unavailable',
           `the side channel cannot listen on ${host}:${port}: ${messageOf(thrown)}; set VLLM_NIXL_SIDE_CHANNEL_HOST and VLLM_NIXL_SIDE_CHANNEL_PORT`,
@@ -183,6 +190,7 @@ export async function startSim(
   } catch (thrown) {
     await sideChannel?.close();
     fetcher?.close();
+    publisher?.close();
     if (thrown instanceof AppError) throw thrown;
     throw new AppError(
       'unavailable',
@@ -215,10 +223,12 @@ export async function startSim(
     clearTimeout(late);
     await sideChannel?.close();
     fetcher?.close();
+    publisher?.close();
   };
   return {
     address,
     engine,
+    kvEvents: publisher,
     close: () => {
       closing ??= close();
       return closing;
