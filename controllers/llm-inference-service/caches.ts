@@ -6,6 +6,7 @@ import type { LLMInferenceServiceConfig } from '../../src/api/v1alpha2/llm-infer
 import type { Clock } from '../../src/clock.ts';
 import { controllerOf } from '../../src/kube/apply.ts';
 import type { Client } from '../../src/kube/client.ts';
+import { startDefinitions } from '../../src/kube/definitions.ts';
 import { type Indexes, type Informer, type InformerOptions, startInformer } from '../../src/kube/informer.ts';
 import { apiVersionOf, type KubeObject, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
@@ -54,7 +55,7 @@ export interface Caches {
   readonly required: readonly Informer<KubeObject>[];
   /** Calls back whenever the definition of a kind of others has come or gone. */
   readonly onServed: (handler: () => void) => () => void;
-  /** Their definitions are missing; they sync when those come. */
+  /** Not waited for: their definitions are missing, and what tells of definitions that come. */
   readonly missing: readonly Informer<KubeObject>[];
 }
 
@@ -112,8 +113,9 @@ export async function startCaches(
   const onServed = () => {
     for (const handler of handlers) handler();
   };
+  const definitions = startDefinitions(client, deps);
   const start = <T extends KubeObject>(resource: Resource, options: InformerOptions<T>): Informer<T> =>
-    startInformer<T>(client, resource, isOptional(resource) ? { ...options, onServed } : options, deps);
+    startInformer<T>(client, resource, isOptional(resource) ? { ...options, onServed, definitions } : options, deps);
 
   const services = start<LLMInferenceService>(
     resources.llmInferenceServices,
@@ -213,7 +215,7 @@ export async function startCaches(
       return () => handlers.delete(handler);
     },
     required: all.filter((informer) => !missing.has(informer)),
-    missing: all.filter((informer) => missing.has(informer)),
+    missing: [definitions.informer, ...all.filter((informer) => missing.has(informer))],
   };
 }
 

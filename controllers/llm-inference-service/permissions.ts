@@ -44,6 +44,8 @@ export const clusterRules: readonly PolicyRule[] = [
   { apiGroups: ['leaderworkerset.x-k8s.io'], resources: ['leaderworkersets'], verbs: own },
   { apiGroups: ['rbac.authorization.k8s.io'], resources: ['roles', 'rolebindings'], verbs: own },
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['gatewayclasses'], verbs: read },
+  // Their names alone, to notice kinds that are defined later.
+  { apiGroups: ['apiextensions.k8s.io'], resources: ['customresourcedefinitions'], verbs: ['list', 'watch'] },
   // The default Gateway is made where it does not exist and never deleted.
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['gateways'], verbs: [...read, 'create', 'patch'] },
   { apiGroups: ['gateway.networking.k8s.io'], resources: ['httproutes', 'backendtlspolicies'], verbs: own },

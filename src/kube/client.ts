@@ -4,6 +4,8 @@ export interface ListOptions {
   readonly namespace?: string;
   readonly labelSelector?: string;
   readonly fieldSelector?: string;
+  /** Only `metadata` of each object is sent. */
+  readonly isMetadataOnly?: boolean;
 }
 
 export interface ListPage<T> {

@@ -2,6 +2,7 @@ import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Client, WatchEvent } from './client.ts';
+import type { Definitions } from './definitions.ts';
 import { apiVersionOf, type KubeObject, type ObjectRef, type Resource } from './object.ts';
 import { IndexedStore } from './store.ts';
 import { initialWatchState, step, type WatchFailure, type WatchMessage, type WatchState } from './watch.ts';
@@ -37,6 +38,8 @@ export interface InformerOptions<T extends KubeObject> {
   readonly namespace?: string;
   readonly labelSelector?: string;
   readonly fieldSelector?: string;
+  /** Only `metadata` of each object is read. */
+  readonly isMetadataOnly?: boolean;
   readonly indexes?: Indexes<T>;
   /** Applied to each object before it is stored: drop what nobody reads. It must keep apiVersion, kind and metadata's identity. */
   readonly transform?: (object: T) => T;
@@ -46,6 +49,8 @@ export interface InformerOptions<T extends KubeObject> {
    * state stays.
    */
   readonly onServed?: (isServed: boolean) => void;
+  /** Tells when the definition comes, so that a kind without one is not asked for until then. */
+  readonly definitions?: Pick<Definitions, 'has' | 'subscribe'>;
 }
 
 export interface InformerDeps {
@@ -57,6 +62,8 @@ export interface InformerDeps {
 const watchSeconds = () => 240 + Math.floor(Math.random() * 120);
 /** Silence beyond the server's own time-out that means a dead connection. */
 const stallGraceMs = 30_000;
+/** How often a kind without a definition is looked for all the same: it may be served by other means. */
+const undefinedLookMs = 600_000;
 
 /**
  * Keeps a store of one resource true until closed. Failures never surface: they are logged and tried again, and a resource
@@ -77,6 +84,7 @@ export function startInformer<T extends KubeObject>(
     ...(options.namespace === undefined ? {} : { namespace: options.namespace }),
     ...(options.labelSelector === undefined ? {} : { labelSelector: options.labelSelector }),
     ...(options.fieldSelector === undefined ? {} : { fieldSelector: options.fieldSelector }),
+    ...(options.isMetadataOnly ? { isMetadataOnly: true } : {}),
   };
   const transform = options.transform ?? ((object: T) => object);
   let isSynced = false;
@@ -140,12 +148,30 @@ export function startInformer<T extends KubeObject>(
           return { kind: 'listFailed', failure: toFailure(thrown) };
         }
       case 'waiting':
-        await clock.sleep(state.ms * (0.75 + Math.random() / 2), closing.signal);
+        await wait(state);
         return { kind: 'waited' };
       case 'watching': {
         connection ??= connect(state.resourceVersion);
         return connection.next();
       }
+    }
+  };
+  let wake: (() => void) | undefined;
+  const unsubscribe = options.definitions?.subscribe(resource, () => wake?.());
+  const wait = async (state: Extract<WatchState, { kind: 'waiting' }>) => {
+    const spread = 0.75 + Math.random() / 2;
+    if (!state.isUnserved || options.definitions?.has(resource) !== false) {
+      await clock.sleep(state.ms * spread, closing.signal);
+      return;
+    }
+    const woken = new AbortController();
+    wake = () => woken.abort();
+    try {
+      await clock.sleep(undefinedLookMs * spread, AbortSignal.any([closing.signal, woken.signal]));
+    } catch (thrown) {
+      if (!woken.signal.aborted) throw thrown;
+    } finally {
+      wake = undefined;
     }
   };
   const connect = (resourceVersion: string): WatchConnection<T> => {
@@ -207,6 +233,7 @@ export function startInformer<T extends KubeObject>(
     },
     close() {
       closing.abort(new AppError('unavailable', 'the informer was closed'));
+      unsubscribe?.();
       handlers.clear();
     },
   };

@@ -5,6 +5,7 @@ import { silentLogger } from '../telemetry/log.ts';
 import { allowChanged, deny, parseReview } from './admission.ts';
 import { ApplyMemory, applySet, findDifferences, planSet, withOwner } from './apply.ts';
 import type { Client, WatchEvent } from './client.ts';
+import { startDefinitions } from './definitions.ts';
 import { startEventRecorder } from './events.ts';
 import { type Change, startInformer } from './informer.ts';
 import {
@@ -41,6 +42,13 @@ describe('the watch protocol', () => {
     isSynced,
     ...(resourceVersion === undefined ? {} : { resourceVersion }),
   });
+  const unserved = (ms: number, failures: number): WatchState => ({
+    kind: 'waiting',
+    ms,
+    failures,
+    isSynced: false,
+    isUnserved: true,
+  });
   const listing = (failures = 0, isSynced = false): WatchState => ({ kind: 'listing', failures, isSynced });
   const failed = (kind: 'listFailed' | 'watchFailed', code: AppError['code']): WatchMessage<KubeObject> => ({
     kind,
@@ -71,16 +79,10 @@ describe('the watch protocol', () => {
       'a missing definition is told once',
       listing(),
       failed('listFailed', 'notFound'),
-      waiting(1_000, 1, undefined, false),
+      unserved(1_000, 1),
       ['notServed'],
     ],
-    [
-      'and then asked for in silence',
-      listing(9),
-      failed('listFailed', 'notFound'),
-      waiting(5_000, 10, undefined, false),
-      [],
-    ],
+    ['and then asked for in silence', listing(9), failed('listFailed', 'notFound'), unserved(5_000, 10), []],
     [
       'an addition moves the version',
       watching(),
@@ -128,7 +130,7 @@ describe('the watch protocol', () => {
       'and, not found once more, is gone',
       listing(1, true),
       failed('listFailed', 'notFound'),
-      waiting(2_000, 2, undefined, false),
+      unserved(2_000, 2),
       ['unserved'],
     ],
     [
@@ -257,6 +259,44 @@ describe('an informer', () => {
     informer.close();
     await clock.advance(400_000);
     expect(asked).toHaveLength(8);
+  });
+
+  it('asks for a kind without a definition when the definition comes, and not before', async () => {
+    const clock = new ManualClock();
+    const deps = { log: silentLogger, clock };
+    let come: (event: WatchEvent<KubeObject>) => void = () => {};
+    const definitions = startDefinitions(
+      {
+        list: async () => ({ items: [], resourceVersion: '1' }),
+        async *watch(_resource, _options, signal) {
+          for (;;)
+            yield await new Promise<never>((resolve, reject) => {
+              come = resolve as never;
+              signal.addEventListener('abort', () => reject(signal.reason));
+            });
+        },
+      },
+      deps,
+    );
+    expect(definitions.has(resources.podMonitors)).toBe('unknown');
+    await definitions.informer.synced;
+    const missing = () => new AppError('notFound', 'not served');
+    const { client, asked } = fakeClient([missing(), missing(), [pod('a')]], []);
+    const informer = startInformer<KubeObject>(client, resources.podMonitors, { definitions }, deps);
+    await clock.advance(0);
+    await clock.advance(60_000);
+    expect(asked).toEqual(['list']);
+    const metadata = { name: 'podmonitors.monitoring.coreos.com', resourceVersion: '2' };
+    come({ type: 'ADDED', object: { apiVersion: 'meta.k8s.io/v1', kind: 'PartialObjectMetadata', metadata } });
+    await clock.advance(0);
+    await clock.advance(0);
+    // Just made, it is not served yet: asked again soon.
+    expect(asked).toEqual(['list', 'list']);
+    await clock.advance(5_000);
+    await informer.synced;
+    expect(asked).toEqual(['list', 'list', 'list', 'watch 10']);
+    informer.close();
+    definitions.informer.close();
   });
 });
 

@@ -163,6 +163,7 @@ export function createClient(settings: ConnectionSettings, deps: ClientDeps): Cl
           labelSelector: options.labelSelector,
           fieldSelector: options.fieldSelector,
         },
+        ...(options.isMetadataOnly ? { accept: metadataAs('PartialObjectMetadataList') } : {}),
         what: `LIST ${resource.plural} in ${options.namespace ?? 'all namespaces'}`,
       },
       signal,
@@ -326,7 +327,7 @@ export function createClient(settings: ConnectionSettings, deps: ClientDeps): Cl
             fieldSelector: options.fieldSelector,
           })}`,
           method: 'GET',
-          headers: await headersOf({}),
+          headers: await headersOf(options.isMetadataOnly ? { accept: metadataAs('PartialObjectMetadata') } : {}),
           signal,
           headersTimeout: defaultTimeoutMs,
           bodyTimeout: 0,
@@ -383,6 +384,8 @@ function queryOf(query: Readonly<Record<string, string | undefined>> | undefined
   const pairs = Object.entries(query ?? {}).filter((pair): pair is [string, string] => pair[1] !== undefined);
   return pairs.length === 0 ? '' : `?${pairs.map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join('&')}`;
 }
+
+const metadataAs = (kind: string) => `application/json;as=${kind};g=meta.k8s.io;v=v1`;
 
 function headerOf(headers: Record<string, string | string[] | undefined>, name: string): string | undefined {
   const value = headers[name];

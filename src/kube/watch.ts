@@ -24,6 +24,8 @@ export type WatchState =
       readonly ms: number;
       readonly failures: number;
       readonly isSynced: boolean;
+      /** The server does not know the resource. */
+      readonly isUnserved?: boolean;
       /** Undefined: list after the wait; otherwise watch from here. */
       readonly resourceVersion?: string;
     };
@@ -206,7 +208,14 @@ function relist<T extends KubeObject>(message: string): WatchStep<T> {
 /** A resource that is not served is asked for at most every 5 s, so that a definition just installed is soon seen. */
 function waitToList(failures: number, isSynced: boolean, code: ErrorCode): WatchState {
   const ms = code === 'notFound' ? Math.min(5_000, backoffMs(failures)) : backoffMs(failures);
-  return { kind: 'waiting', ms, failures: failures + 1, isSynced };
+  return {
+    kind: 'waiting',
+    ms,
+    failures: failures + 1,
+    isSynced,
+    // Once is not believed of what was served a moment ago.
+    ...(code === 'notFound' && !isSynced ? { isUnserved: true } : {}),
+  };
 }
 
 function waitToWatch(state: Extract<WatchState, { kind: 'watching' }>): WatchState {

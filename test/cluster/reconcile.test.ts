@@ -532,8 +532,8 @@ describe('a change', () => {
     const adapters = Array.from({ length: 30 }, (_, i) => ({ name: `a${i}`, uri: `s3://adapters/${i}` }));
     const model = { uri: 'hf://Qwen/Qwen2.5-7B-Instruct', name: 'chat' };
     await apply(service({ spec: { annotations, model: { ...model, lora: { adapters } } } }));
-    const further = 'HTTPRoute chat-kserve-route-lora-1';
-    await eventually(async () => expect(await childrenOf('chat')).toEqual([...all, further].sort()));
+    const further = ['1', 'path-1', 'path-2'].map((part) => `HTTPRoute chat-kserve-route-lora-${part}`);
+    await eventually(async () => expect(await childrenOf('chat')).toEqual([...all, ...further].sort()));
     const text = async () => JSON.stringify(await get(resources.deployments, 'chat-kserve'));
     await eventually(async () => expect(await text()).toContain('"s3://adapters/29"'));
     expect(await text()).not.toContain('AWS_ACCESS_KEY_ID');
