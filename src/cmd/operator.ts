@@ -19,7 +19,7 @@ import { startAdmissionServer } from '../runtime/admission-server.ts';
 import { startCertificates } from '../runtime/certs.ts';
 import { startHealthServer } from '../runtime/health.ts';
 import { startManager } from '../runtime/manager.ts';
-import { createControllerMetrics, observeRequests } from '../runtime/metrics.ts';
+import { createControllerMetrics, observeCertificates, observeRequests } from '../runtime/metrics.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 
 /** Under this name server-side apply owns what the operator registers about itself. */
@@ -114,7 +114,7 @@ async function run(
   const events = startEventRecorder(client, { component: registrar, instance }, { log });
   parts.push({ name: 'events', close: () => events.close() });
   const [, set] = await Promise.all([
-    config.webhooks ? startWebhooks(config, client, log, parts, signal) : undefined,
+    config.webhooks ? startWebhooks(config, client, log, parts, signal, registry) : undefined,
     patiently('the watches', log, signal, () => startControllers(config, { client, log, events }, signal)),
   ]);
   isServingWebhooks = true;
@@ -151,6 +151,7 @@ async function startWebhooks(
   log: Logger,
   parts: Part[],
   signal: AbortSignal,
+  registry: Registry,
 ): Promise<void> {
   const { systemNamespace: namespace, webhookService, webhookConfiguration: name, webhookUrl } = config;
   const certificates = await patiently('the certificate', log, signal, () =>
@@ -178,6 +179,7 @@ async function startWebhooks(
     ),
   );
   parts.push({ name: 'certificates', close: () => certificates.close() });
+  observeCertificates(registry, () => certificates.expiry);
   // The admission library costs 100 MB and half a second: only who serves webhooks pays.
   const { conversions, createWebhooks } = await import('../../webhooks/index.ts');
   const server = await startAdmissionServer(

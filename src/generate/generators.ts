@@ -4,6 +4,7 @@ import { crds } from './crds.ts';
 import type { Generator } from './generator.ts';
 import { helmSchema } from './helm-schema.ts';
 import { installManifests } from './install-manifest.ts';
+import { observability } from './observability.ts';
 import { pickerPlugins } from './picker-plugins.ts';
 import { podSchema } from './pod-schema.ts';
 import { rbac } from './rbac.ts';
@@ -17,5 +18,6 @@ export const generators: readonly Generator[] = [
   helmSchema,
   podSchema,
   pickerPlugins,
+  observability,
   installManifests,
 ];

@@ -31,6 +31,9 @@ const extra: Readonly<Record<string, Schema>> = {
   'webhook.timeoutSeconds': { minimum: 1, maximum: 30 },
 };
 
+/** Maps with content in the file that take anything all the same. */
+const openMaps: ReadonlySet<string> = new Set(['resources', 'observability.dashboards.labels']);
+
 /** The schema by which Helm refuses misspelt and wrong values, from values.yaml, its comments and the operator's flags. */
 export const helmSchema: Generator = {
   name: 'helm schema',
@@ -79,7 +82,7 @@ function typeOf(value: unknown, path: string): Schema {
   if (isSeq(value)) return { type: 'array' };
   if (isMap(value)) {
     // An empty map in the file is one that takes anything.
-    if (value.items.length === 0 || path === 'resources') return { type: 'object' };
+    if (value.items.length === 0 || openMaps.has(path)) return { type: 'object' };
     return { type: 'object', additionalProperties: false, properties: propertiesOf(value, path) };
   }
   const plain = isScalar(value) ? value.value : value;

@@ -53,6 +53,7 @@ function monitor(
       labels: { ...context.effective.labels, ...componentLabels(context.name, component) },
       ownerReferences: ownerOf(context.service),
     },
-    { spec: { selector: { matchLabels }, podMetricsEndpoints } },
+    // Dashboards and alerts tell services apart by this label of their series.
+    { spec: { selector: { matchLabels }, podTargetLabels: [labels.name], podMetricsEndpoints } },
   );
 }

@@ -157,6 +157,8 @@ export interface CertificatesOptions {
 export interface Certificates {
   readonly current: ServingCertificate;
   readonly caBundle: string;
+  /** Ends of what is used now, in seconds since the epoch. */
+  readonly expiry: { readonly webhook: number; readonly webhook_authority: number };
   /** Called with every certificate that replaces the current one, once the API server knows its authority. */
   onChange(handler: (certificate: ServingCertificate) => void): void;
   close(): void;
@@ -241,6 +243,10 @@ export async function startCertificates(
     },
     get caBundle() {
       return bundle.caBundle;
+    },
+    get expiry() {
+      const endOf = (pem: string) => Math.floor(new X509Certificate(pem).validToDate.getTime() / 1000);
+      return { webhook: endOf(bundle.certificate), webhook_authority: endOf(splitPem(bundle.caBundle)[0] ?? '') };
     },
     onChange(handler) {
       handlers.add(handler);

@@ -68,3 +68,16 @@ export function observeRequests(registry: Registry, sent: Readonly<Record<string
     },
   });
 }
+
+/** When certificates end, in seconds since the epoch, by name, read when metrics are collected. Call once per registry. */
+export function observeCertificates(registry: Registry, read: () => Readonly<Record<string, number>>): void {
+  new Gauge({
+    name: 'signalbox_certificate_expiry_timestamp_seconds',
+    help: 'End of a certificate since the epoch in seconds: webhook, webhook_authority',
+    labelNames: ['certificate'],
+    registers: [registry],
+    collect() {
+      for (const [certificate, seconds] of Object.entries(read())) this.set({ certificate }, seconds);
+    },
+  });
+}

@@ -78,9 +78,18 @@ const table: readonly Row[] = [
       'controllers/config.ts',
     ],
   },
+  { part: 'src/observability', may: [...telemetry, 'src/runtime/metrics.ts'] },
   {
     part: 'src/generate',
-    may: [...base, 'src/api', ...telemetry, 'src/local', 'src/flags.ts', 'webhooks/registration.ts'],
+    may: [
+      ...base,
+      'src/api',
+      ...telemetry,
+      'src/local',
+      'src/observability',
+      'src/flags.ts',
+      'webhooks/registration.ts',
+    ],
     types: kube,
   },
   {

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from '@jest/globals';
+import { parse, parseAllDocuments } from 'yaml';
 import { installManifests } from '../../src/generate/install-manifest.ts';
 import { findBinaries } from '../../src/local/paths.ts';
 import { localEnvironment, root } from './control-plane.ts';
@@ -56,5 +57,30 @@ describe('the chart', () => {
     const text = await template('--namespace=elsewhere', '--set', 'webhook.servicePort=443,workers=3,global.a=b');
     expect(text).toContain('--workers=3');
     expect(text.match(/namespace: elsewhere\n\s+port: 443\n\s+path: \//g)).toHaveLength(5);
+  });
+
+  it('brings dashboards when asked, and rules and a monitor where the cluster knows the kinds', async () => {
+    const kinds = (text: string) =>
+      parseAllDocuments(text).map((each) => (each.toJS() as { readonly kind?: string } | null)?.kind);
+    const plain = kinds(await template());
+    for (const kind of ['ConfigMap', 'PrometheusRule', 'PodMonitor']) expect(plain).not.toContain(kind);
+    const group = 'monitoring.coreos.com/v1';
+    const text = await template(
+      '--set=observability.dashboards.enabled=true,observability.labels.release=mine',
+      ...['PrometheusRule', 'PodMonitor'].flatMap((kind) => ['--api-versions', `${group}/${kind}`]),
+    );
+    const documents = parseAllDocuments(text).map((each) => each.toJS() as Record<string, never> | null);
+    const rule = documents.find((each) => each?.kind === 'PrometheusRule');
+    const written = parse(readFileSync(join(root, 'config/observability/alerts.yaml'), 'utf8')) as object;
+    expect(rule).toMatchObject({ metadata: { labels: { release: 'mine' } }, spec: written });
+    expect(documents.find((each) => each?.kind === 'PodMonitor')).toMatchObject({
+      metadata: { labels: { release: 'mine' } },
+      spec: { selector: { matchLabels: { 'app.kubernetes.io/component': 'operator' } } },
+    });
+    const dashboards = documents.filter((each) => each?.kind === 'ConfigMap');
+    expect(dashboards.length).toBe(4);
+    for (const { data } of dashboards as unknown as readonly { readonly data: Record<string, string> }[]) {
+      expect(JSON.parse(Object.values(data)[0] ?? '')).toMatchObject({ uid: expect.stringMatching(/^signalbox-/) });
+    }
   });
 });
