@@ -231,9 +231,22 @@ describe('the whole path', () => {
     await expect(
       apply({
         ...service,
-        spec: { model: { uri: 'hf://a/b' }, router: { ingress: {} } },
+        spec: {
+          model: { uri: 'hf://a/b' },
+          router: {
+            scheduler: {
+              config: {
+                inline: {
+                  apiVersion: 'llm-d.ai/v1alpha1',
+                  kind: 'EndpointPickerConfig',
+                  plugins: [{ type: 'queue-scorer' }, { type: 'qeue-scorer' }],
+                },
+              },
+            },
+          },
+        },
       }),
-    ).rejects.toThrow(/spec\.router\.ingress.*not supported yet/s);
+    ).rejects.toThrow(/spec\.router\.scheduler\.config\.inline\.plugins\[1\]\.type: .*no plugin of type "qeue-scorer"/s);
     expect(await get(resources.llmInferenceServices, 'bad')).toBeUndefined();
   }, 60_000);
 
