@@ -246,7 +246,9 @@ describe('the whole path', () => {
           },
         },
       }),
-    ).rejects.toThrow(/spec\.router\.scheduler\.config\.inline\.plugins\[1\]\.type: .*no plugin of type "qeue-scorer"/s);
+    ).rejects.toThrow(
+      /spec\.router\.scheduler\.config\.inline\.plugins\[1\]\.type: .*no plugin of type "qeue-scorer"/s,
+    );
     expect(await get(resources.llmInferenceServices, 'bad')).toBeUndefined();
   }, 60_000);
 
