@@ -7,7 +7,7 @@ import { type EngineMetrics, engines } from './datalayer/engines.ts';
 import { parseSeriesSpec, type SeriesSpec } from './datalayer/prometheus-text.ts';
 import type { ScrapeSettings } from './datalayer/scraper.ts';
 import { buildFlow, type FlowConfig, flowControlShape } from './flow/config.ts';
-import { isSaturationDetector } from './framework/flow-policy.ts';
+import { isFairnessPolicy, isSaturationDetector, isUsageLimitPolicy } from './framework/flow-policy.ts';
 import {
   isAdmitter,
   isExchangeObserver,
@@ -531,7 +531,12 @@ export function buildScheduler(
 /** Plugins that know or hold something; a profile handler learns the profiles of its configuration. */
 function isKept({ plugin }: MadePlugin): boolean {
   return (
-    !isProfileHandler(plugin) && (isPreRequest(plugin) || isExchangeObserver(plugin) || plugin.ready !== undefined)
+    !isProfileHandler(plugin) &&
+    (isPreRequest(plugin) ||
+      isExchangeObserver(plugin) ||
+      isFairnessPolicy(plugin) ||
+      isUsageLimitPolicy(plugin) ||
+      plugin.ready !== undefined)
   );
 }
 

@@ -105,6 +105,25 @@ describe('a configuration that changes', () => {
 
     const state = (await (await fetch(urlOf(epp, '/debug/plugins/state'))).json()) as object;
     expect(state).toEqual({ 'approx-prefix-cache-producer': { blocks: 0 } });
+
+    // Flow control and its detector follow too, on and off.
+    const flow = async () => {
+      const page = await (await fetch(urlOf(epp, '/metrics'))).text();
+      return {
+        detector: /flow_control_stale_endpoints\{detector="([^"]+)"\}/.exec(page)?.[1],
+        isOn: /^llm_d_epp_flow_control_queue_size\{/m.test(page),
+      };
+    };
+    expect(await flow()).toEqual({ detector: undefined, isOn: false });
+    const controlled = (detector: string, more: string) =>
+      yaml(['queue-scorer', detector], `featureGates: [flowControl]\n${more}`);
+    await write(controlled('concurrency-detector', 'flowControl: {maxRequests: 5}'));
+    await eventually(async () => expect(await flow()).toEqual({ detector: 'concurrency-detector', isOn: true }));
+    await write(controlled('utilization-detector', 'flowControl: {maxRequests: 6}'));
+    await eventually(async () => expect((await flow()).detector).toBe('utilization-detector'));
+    await write(controlled('utilization-detector', 'flowControl: {usageLimitPolicyPluginRef: nobody}'));
+    await eventually(async () => expect(await reloads('refused')).toBe(4));
+    expect((await flow()).detector).toBe('utilization-detector');
   });
 });
 

@@ -90,11 +90,18 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
   const { scrapeErrors, registry } = telemetry;
   const traces = new TraceRing(config.explainRequests);
   let policySource = noPolicySource;
-  const { settings, detector } = live.built.flow;
   const endpoints = () => datastore.snapshot.endpoints;
-  const flowMetrics = settings === undefined ? undefined : new FlowControlMetrics(registry, poolName);
-  const flowControl = createFlowControl({ settings, detector, endpoints, observer: flowMetrics, clock });
-  if (settings !== undefined) flowMetrics?.watch(flowControl, detector, endpoints, settings.limits);
+  const flowControl = createFlowControl({ ...live.built.flow, observer: undefined, endpoints, clock });
+  let flowMetrics: FlowControlMetrics | undefined;
+  const takeFlow = (): void => {
+    const { settings, detector } = live.built.flow;
+    if (settings !== undefined && flowMetrics === undefined) {
+      flowMetrics = new FlowControlMetrics(registry, poolName);
+      flowMetrics.watch(flowControl, endpoints);
+    }
+    flowControl.replace({ settings, detector, observer: flowMetrics });
+  };
+  takeFlow();
   const director = createDirector({
     datastore,
     policies: () => policySource.current,
@@ -259,6 +266,7 @@ export async function startEpp(config: EppConfig, picker: PickerConfig, deps: Ep
             const next = parsePickerConfig(text, config.configFile);
             checkReload(picker, next);
             await live.replace(next);
+            takeFlow();
             telemetry?.reloaded('taken');
             log.info({ path: config.configFile }, 'configuration taken over');
           } catch (thrown) {
@@ -310,12 +318,11 @@ function deploymentOf(podName: string): string {
 
 /** @throws AppError `unsupported` naming what only a restart can change */
 function checkReload(before: PickerConfig, next: PickerConfig): void {
-  const parts = ['fileDiscovery', 'isScraped', 'scrape', 'flow'] as const;
+  const parts = ['fileDiscovery', 'isScraped', 'scrape'] as const;
   const names = {
     fileDiscovery: 'dataLayer.discovery',
     isScraped: 'dataLayer.injectDefaults',
     scrape: 'metrics sources',
-    flow: 'flow control',
   };
   const changed = parts.filter((part) => JSON.stringify(before[part]) !== JSON.stringify(next[part]));
   if (changed.length === 0) return;

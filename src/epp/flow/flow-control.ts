@@ -92,8 +92,22 @@ export interface FlowControl {
   /** Saturation of each stage there is, and of the pool: the highest of them. */
   saturation(): { readonly stages: ReadonlyMap<Stage, number>; readonly effective: number };
   readonly queue: FlowQueue<FlowItem>;
+  readonly detector: SaturationDetector;
+  /**
+   * Takes other settings over. Requests that wait keep their place and deadline, also where the bounds are smaller now;
+   * they all go when flow control is off now.
+   */
+  replace(next: FlowParts): void;
   /** All that waits is refused, and so is what would have to wait from now on. */
   close(): void;
+}
+
+/** What a configuration decides; the rest is the process's. */
+export interface FlowParts {
+  /** Undefined: nothing waits; requests of negative priority are refused while the pool is full. */
+  readonly settings: FlowSettings | undefined;
+  readonly detector: SaturationDetector;
+  readonly observer: FlowObserver | undefined;
 }
 
 const roleLabel = 'llm-d.ai/role';
@@ -118,22 +132,17 @@ const maxRetryAfterS = 60;
 /** Time constant of the rate at which requests go, seconds. */
 const rateWindowS = 10;
 
-export function createFlowControl(options: {
-  /** Undefined: nothing waits; requests of negative priority are refused while the pool is full. */
-  readonly settings: FlowSettings | undefined;
-  readonly detector: SaturationDetector;
-  readonly endpoints: () => readonly Endpoint[];
-  readonly observer: FlowObserver | undefined;
-  readonly clock: Clock;
-}): FlowControl {
-  const { settings, detector, endpoints, observer, clock } = options;
-  const queue = new FlowQueue<FlowItem>(
-    settings?.limits ?? { maxRequests: 0, maxBytes: 0 },
-    settings?.bandOf ??
-      (() => {
-        throw new Error('flow control is off');
-      }),
-  );
+const noLimits: QueueLimits = { maxRequests: 0, maxBytes: 0 };
+const noBands = (): BandSettings => {
+  throw new Error('flow control is off');
+};
+
+export function createFlowControl(
+  options: FlowParts & { readonly endpoints: () => readonly Endpoint[]; readonly clock: Clock },
+): FlowControl {
+  const { endpoints, clock } = options;
+  let { settings, detector, observer } = options;
+  const queue = new FlowQueue<FlowItem>(settings?.limits ?? noLimits, settings?.bandOf ?? noBands);
   let placing = 0;
   let isClosed = false;
   let isPumping = false;
@@ -275,9 +284,25 @@ export function createFlowControl(options: {
     pump();
   };
 
+  const takeAll = (outcome: FlowOutcome, verdict: Verdict): void => {
+    for (let item = queue.takeAny(); item !== undefined; item = queue.takeAny()) settle(item, outcome, verdict);
+    stopTicking?.();
+    stopTicking = undefined;
+  };
+
   return {
     queue,
     saturation,
+    get detector() {
+      return detector;
+    },
+    replace: (next) => {
+      if (next.settings === undefined) takeAll('Dispatched', undefined);
+      ({ settings, detector, observer } = next);
+      knownBands = undefined;
+      queue.reconfigure(settings?.limits ?? noLimits, settings?.bandOf ?? noBands);
+      pump();
+    },
     enter: (request, onVerdict) => {
       if (settings === undefined) {
         if (request.priority >= 0) return 'go';
@@ -350,11 +375,7 @@ export function createFlowControl(options: {
     },
     close: () => {
       isClosed = true;
-      for (let item = queue.takeAny(); item !== undefined; item = queue.takeAny()) {
-        settle(item, 'EvictedShuttingDown', shuttingDown);
-      }
-      stopTicking?.();
-      stopTicking = undefined;
+      takeAll('EvictedShuttingDown', shuttingDown);
     },
   };
 }

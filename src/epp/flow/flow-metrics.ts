@@ -1,7 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import { type EppMetric, eppMetrics } from '../../telemetry/epp-metrics.ts';
 import type { Endpoint } from '../framework/endpoint.ts';
-import type { SaturationDetector } from '../framework/flow-policy.ts';
 import type { FlowControl, FlowObserver, FlowOutcome, FlowRequest } from './flow-control.ts';
 
 /** Distinct values of a label that clients can invent; later ones are told as `other`. */
@@ -56,12 +55,7 @@ export class FlowControlMetrics implements FlowObserver {
   }
 
   /** Gauges over a queue and its pool. */
-  watch(
-    control: FlowControl,
-    detector: SaturationDetector,
-    endpoints: () => readonly Endpoint[],
-    limits: { readonly maxRequests: number; readonly maxBytes: number },
-  ): void {
+  watch(control: FlowControl, endpoints: () => readonly Endpoint[]): void {
     const { queue } = control;
     const share = (value: number, limit: number): number => (limit > 0 ? value / limit : 0);
     const waiting = (metric: EppMetric, of: (request: FlowRequest) => number): void => {
@@ -85,9 +79,11 @@ export class FlowControlMetrics implements FlowObserver {
       for (const [stage, value] of stages) gauge.labels(this.#pool, stage).set(value);
       gauge.labels(this.#pool, 'effective').set(effective);
     });
-    this.#gauge(eppMetrics.flowStaleEndpoints, (gauge) =>
-      gauge.labels(detector.name).set(detector.staleCount(endpoints().filter(({ isReady }) => isReady))),
-    );
+    this.#gauge(eppMetrics.flowStaleEndpoints, (gauge) => {
+      gauge.reset();
+      const { detector } = control;
+      gauge.labels(detector.name).set(detector.staleCount(endpoints().filter(({ isReady }) => isReady)));
+    });
     this.#gauge(eppMetrics.flowCapacityRequests, (gauge) => {
       gauge.reset();
       for (const { priority, requests, settings } of queue.bands) {
@@ -101,10 +97,10 @@ export class FlowControlMetrics implements FlowObserver {
       }
     });
     this.#gauge(eppMetrics.flowGlobalCapacityRequests, (gauge) =>
-      gauge.labels(this.#pool).set(share(queue.requests, limits.maxRequests)),
+      gauge.labels(this.#pool).set(share(queue.requests, queue.limits.maxRequests)),
     );
     this.#gauge(eppMetrics.flowGlobalCapacityBytes, (gauge) =>
-      gauge.labels(this.#pool).set(share(queue.bytes, limits.maxBytes)),
+      gauge.labels(this.#pool).set(share(queue.bytes, queue.limits.maxBytes)),
     );
   }
 

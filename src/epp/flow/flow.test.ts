@@ -16,7 +16,14 @@ import {
 import type { Plugin } from '../framework/plugin.ts';
 import { buildScheduler, parsePickerConfig } from '../picker-config.ts';
 import { pluginFactories } from '../plugins/register.ts';
-import { createFlowControl, type FlowOutcome, type FlowRefusal, type FlowRequest } from './flow-control.ts';
+import {
+  createFlowControl,
+  type FlowOutcome,
+  type FlowParts,
+  type FlowRefusal,
+  type FlowRequest,
+  type FlowSettings,
+} from './flow-control.ts';
 import { IndexedHeap } from './heap.ts';
 import { FlowQueue, type QueueItem } from './queue.ts';
 
@@ -333,34 +340,37 @@ describe('flow control', () => {
     const clock = new ManualClock(1000);
     let endpoints = pool(clock, ...(options.roles ?? ['']));
     const outcomes: FlowOutcome[] = [];
-    const control = createFlowControl({
-      settings:
-        options.isOn === false
-          ? undefined
-          : {
-              limits: { maxRequests: options.maxRequests ?? 0, maxBytes: 0 },
-              bandOf: () => ({
-                maxRequests: 0,
-                maxBytes: 0,
-                ordering: ordering(),
-                fairness: fairness('round-robin-fairness-policy'),
-              }),
-              priorities: [],
-              isEvictionEnabled: options.isEvicting ?? false,
-              requestTtlMs: 1000,
-              noEndpointTtlMs: 200,
-              usageLimits: limits(),
-            },
+    const settings: FlowSettings = {
+      limits: { maxRequests: options.maxRequests ?? 0, maxBytes: 0 },
+      bandOf: () => ({
+        maxRequests: 0,
+        maxBytes: 0,
+        ordering: ordering(),
+        fairness: fairness('round-robin-fairness-policy'),
+      }),
+      priorities: [],
+      isEvictionEnabled: options.isEvicting ?? false,
+      requestTtlMs: 1000,
+      noEndpointTtlMs: 200,
+      usageLimits: limits(),
+    };
+    const parts: FlowParts = {
+      settings: options.isOn === false ? undefined : settings,
       detector: detector('concurrency-detector', { maxConcurrency: 2 }, clock),
-      endpoints: () => endpoints,
       observer: {
         settled: (_request, outcome) => outcomes.push(outcome),
         enqueued: () => {},
         cycle: () => {},
         evicted: () => {},
       },
-      clock,
-    });
+    };
+    const control = createFlowControl({ ...parts, endpoints: () => endpoints, clock });
+    const replace = (next: Partial<FlowSettings> | undefined, maxConcurrency = 2): void =>
+      control.replace({
+        ...parts,
+        settings: next === undefined ? undefined : { ...settings, ...next },
+        detector: detector('concurrency-detector', { maxConcurrency }, clock),
+      });
     const ends: (() => void)[] = [];
     const order: string[] = [];
     /** What the director does: a request that may go counts at an endpoint at once. */
@@ -393,7 +403,7 @@ describe('flow control', () => {
     const setEndpoints = (...roles: readonly string[]): void => {
       endpoints = pool(clock, ...roles);
     };
-    return { clock, control, outcomes, send, finish, setEndpoints, order, endpoints: () => endpoints };
+    return { clock, control, replace, outcomes, send, finish, setEndpoints, order, endpoints: () => endpoints };
   }
 
   it('is off: all pass, but those that may be dropped when the pool is full', () => {
@@ -431,6 +441,47 @@ describe('flow control', () => {
     ends[1]?.();
     for (let i = 0; i < 20; i++) send();
     expect(order).toHaveLength(2);
+  });
+
+  it('takes other settings over while requests wait: none is lost, none keeps a place that it would not have', async () => {
+    const { send, finish, replace, order, control, clock, outcomes } = setUp();
+    for (const fairnessId of ['a', 'a', 'a', 'a', 'b']) send({ fairnessId });
+    expect(order).toEqual(['a', 'a']);
+
+    // Fewer may wait than do: those stay, no other is let in.
+    replace({
+      limits: { maxRequests: 1, maxBytes: 0 },
+      bandOf: () => ({ maxRequests: 0, maxBytes: 0, ordering: ordering(), fairness: fairness() }),
+    });
+    expect(control.queue.requests).toBe(3);
+    expect(control.queue.bytes).toBe(30);
+    expect(send({ fairnessId: 'late' }).settled).toMatchObject([{ reason: 'rejected-saturated' }]);
+    // No longer in turn, but as they came.
+    finish();
+    finish();
+    expect(order).toEqual(['a', 'a', 'a', 'a']);
+
+    // A detector with more room counts at once, without anything that ends.
+    replace({}, 3);
+    expect(order).toEqual(['a', 'a', 'a', 'a', 'b']);
+
+    // The deadline is the one that the request came with.
+    const waits = send();
+    replace({ requestTtlMs: 5 }, 3);
+    await clock.advance(500);
+    expect(waits.settled).toEqual([]);
+    await clock.advance(600);
+    expect(waits.settled).toMatchObject([{ reason: 'rejected-ttl-expired' }]);
+
+    // Off: whoever waits goes; on again: the next one waits.
+    const freed = send();
+    replace(undefined);
+    expect(freed.settled).toEqual(['go']);
+    expect(send().settled).toEqual(['go']);
+    replace({});
+    expect(send().settled).toEqual([]);
+    expect(outcomes.filter((outcome) => outcome === 'Dispatched')).toHaveLength(6);
+    control.close();
   });
 
   it('gives up what waited too long with 429, and 503 when there is nobody at all', async () => {

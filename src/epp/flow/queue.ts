@@ -56,8 +56,8 @@ const before = <T>(a: Ranked<T>, b: Ranked<T>): boolean => a.rank < b.rank || (a
  * flow without requests takes no memory.
  */
 export class FlowQueue<T extends QueueItem> {
-  readonly #limits: QueueLimits;
-  readonly #settingsOf: (priority: number) => BandSettings;
+  #limits: QueueLimits;
+  #settingsOf: (priority: number) => BandSettings;
   readonly #bands = new Map<number, LiveBand<T>>();
   readonly #places = new Map<T, { readonly band: LiveBand<T>; readonly flow: Flow<T>; readonly ranked: Ranked<T> }>();
   readonly #deadlines = new IndexedHeap<T>((a, b) => a.deadlineMs < b.deadlineMs);
@@ -68,6 +68,21 @@ export class FlowQueue<T extends QueueItem> {
   constructor(limits: QueueLimits, settingsOf: (priority: number) => BandSettings) {
     this.#limits = limits;
     this.#settingsOf = settingsOf;
+  }
+
+  /**
+   * Other bounds and policies from now on. What waits keeps its place in time; it stays even where it is more than may wait now.
+   */
+  reconfigure(limits: QueueLimits, settingsOf: (priority: number) => BandSettings): void {
+    const waiting = [...this.#places.values()].sort((a, b) => a.ranked.turn - b.ranked.turn);
+    for (const { ranked } of waiting) this.remove(ranked.item);
+    this.#limits = limits;
+    this.#settingsOf = settingsOf;
+    for (const { ranked } of waiting) this.#file(ranked.item);
+  }
+
+  get limits(): QueueLimits {
+    return this.#limits;
   }
 
   get requests(): number {
@@ -89,7 +104,7 @@ export class FlowQueue<T extends QueueItem> {
 
   /** False when there is no room for it. */
   push(item: T): boolean {
-    let band = this.#bands.get(item.priority);
+    const band = this.#bands.get(item.priority);
     const settings = band?.settings ?? this.#settingsOf(item.priority);
     const isFull = (limits: QueueLimits, requests: number, bytes: number): boolean =>
       (limits.maxRequests > 0 && requests + 1 > limits.maxRequests) ||
@@ -97,6 +112,13 @@ export class FlowQueue<T extends QueueItem> {
     if (isFull(this.#limits, this.requests, this.#bytes) || isFull(settings, band?.requests ?? 0, band?.bytes ?? 0)) {
       return false;
     }
+    this.#file(item);
+    return true;
+  }
+
+  #file(item: T): void {
+    let band = this.#bands.get(item.priority);
+    const settings = band?.settings ?? this.#settingsOf(item.priority);
     if (band === undefined) {
       band = { priority: item.priority, settings, requests: 0, bytes: 0, flows: new Map() };
       this.#bands.set(item.priority, band);
@@ -114,7 +136,6 @@ export class FlowQueue<T extends QueueItem> {
     band.requests++;
     band.bytes += item.bytes;
     this.#bytes += item.bytes;
-    return true;
   }
 
   /** Takes the request whose turn it is in that band. */
