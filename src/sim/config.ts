@@ -1,4 +1,5 @@
 import { AppError, messageOf } from '../errors.ts';
+import { type DataParallel, parseDataParallel } from './data-parallel.ts';
 import { type Fault, faultKinds, parseFaults } from './faults.ts';
 import { parseKvEvents, parseTransfer, type TransferSettings } from './json-settings.ts';
 import type { KvEventsSettings } from './kv-publisher.ts';
@@ -26,6 +27,9 @@ export interface SimConfig {
   readonly numBlocks: number;
   readonly memoryUtilization: number;
   readonly tensorParallelSize: number;
+  readonly dataParallel: DataParallel;
+  /** A node of a group that has no HTTP server of its own. */
+  readonly isHeadless: boolean;
   /** 0 = no LoRA. */
   readonly maxLoras: number;
   readonly loraModules: readonly { readonly name: string; readonly path: string }[];
@@ -273,6 +277,9 @@ export function parseSimArgs(
     problems.push('--enable-auto-tool-choice needs --tool-call-parser');
   }
 
+  const port = whole('port', 8000, 0, 65_535);
+  const dataParallel = parseDataParallel(flags, { whole, bare }, port, problems);
+  if (bare('grpc', false)) warnings.push('--grpc: gRPC is not simulated; HTTP is served');
   const place = { env, podAddress };
   const transfer = parseTransfer(flags, place, problems, warnings);
   const kvEvents = parseKvEvents(flags, place, problems);
@@ -282,7 +289,7 @@ export function parseSimArgs(
     model,
     servedNames: [firstName ?? model, ...moreNames],
     host: podAddress ?? last('host'),
-    port: whole('port', 8000, 0, 65_535),
+    port,
     apiKeys: flags.get('api-key') ?? (env.VLLM_API_KEY ? [env.VLLM_API_KEY] : []),
     tls:
       certFile !== undefined && keyFile !== undefined
@@ -295,6 +302,8 @@ export function parseSimArgs(
     numBlocks,
     memoryUtilization: decimal('gpu-memory-utilization', 0.9),
     tensorParallelSize: whole('tensor-parallel-size', 1, 1),
+    dataParallel,
+    isHeadless: bare('headless', false),
     maxLoras: hasLora ? whole('max-loras', 1, 1) : 0,
     loraModules,
     hasLoraUpdates: hasLora && isOn(env.VLLM_ALLOW_RUNTIME_LORA_UPDATING),
@@ -376,7 +385,8 @@ function helpText(): string {
     'Arguments of vLLM that have an effect: --model, --served-model-name, --host, --port, --api-key, --ssl-certfile,',
     '--ssl-keyfile, --enable-ssl-refresh, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
     '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --kv-events-config, --seed, --enable-lora, --max-loras,',
-    '--lora-modules, --tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout, --enable-auto-tool-choice,',
+    '--data-parallel-size, -rank, -start-rank, -size-local, -external-lb, -hybrid-lb, -multi-port-external-lb, -supervisor-port,',
+    '--headless, --lora-modules, --tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout, --enable-auto-tool-choice,',
     '--tool-call-parser, --reasoning-parser, --max-logprobs, --enable-sleep-mode, --show-hidden-metrics-for-version.',
     'The others are accepted and change nothing.',
     'Environment: VLLM_API_KEY, VLLM_NIXL_SIDE_CHANNEL_HOST, VLLM_NIXL_SIDE_CHANNEL_PORT, VLLM_ALLOW_RUNTIME_LORA_UPDATING,',

@@ -19,6 +19,8 @@ export interface EngineOptions {
   readonly maxSequences: number;
   /** The most tokens computed in one step. */
   readonly maxBatchedTokens: number;
+  /** The most LoRA adapters that run at a time; 0 or undefined = no limit. */
+  readonly maxAdapters?: number;
   /** Told what the cache holds and no longer holds. */
   readonly events?: CacheEvents;
   /** Set where KV can be handed over. */
@@ -322,7 +324,7 @@ export class Engine {
     // Who just lost a place must not take the room that it lost it for.
     if (this.#preemptions > preemptionsBefore) return batch;
     while (budget > 0 && this.#running.length < this.#options.maxSequences) {
-      const job = this.#ready.shift() ?? this.#admitNext();
+      const job = this.#takeReady() ?? this.#admitNext();
       if (!job) break;
       if (job.state === 'loading' || job.state === 'done') continue;
       job.state = 'running';
@@ -360,9 +362,25 @@ export class Engine {
     return true;
   }
 
-  /** Gives the first waiting job its blocks; undefined when there is none or no room. The job may be loading or done afterwards. */
+  /** Whether the job's adapter runs already, or there is a place for it. */
+  #hasAdapterPlace(job: Job): boolean {
+    const { adapter } = job.submission;
+    const { maxAdapters } = this.#options;
+    if (!adapter || !maxAdapters) return true;
+    const ids = new Set(this.#running.map(({ submission }) => submission.adapter?.id));
+    ids.delete(undefined);
+    return ids.has(adapter.id) || ids.size < maxAdapters;
+  }
+
+  #takeReady(): Job | undefined {
+    const at = this.#ready.findIndex((job) => this.#hasAdapterPlace(job));
+    return at < 0 ? undefined : this.#ready.splice(at, 1)[0];
+  }
+
+  /** Gives the first waiting job its blocks, those passed over whose adapter has no place; undefined when there is none or no room. The job may be loading or done afterwards. */
   #admitNext(): Job | undefined {
-    const job = this.#waiting[0];
+    const at = this.#waiting.findIndex((waiting) => this.#hasAdapterPlace(waiting));
+    const job = this.#waiting[at];
     if (!job) return undefined;
     const { plan } = job.submission;
     const { blockSize } = this.#options;
@@ -371,7 +389,7 @@ export class Engine {
     const cached = this.cache.countCached(job.hashes, limit);
     const blocks = this.cache.allocate(job.hashes, cached, this.cache.blocksFor(job.ids.length));
     if (!blocks) return undefined;
-    this.#waiting.shift();
+    this.#waiting.splice(at, 1);
     job.blocks = blocks;
     job.computed = cached * blockSize;
     if (job.cachedTokens < 0) {

@@ -78,8 +78,13 @@ export interface Gauges {
   readonly waitingAdapters: readonly string[];
   readonly sleepLevel: number;
   readonly nowSeconds: number;
-  readonly startSeconds: number;
-  readonly residentBytes: number;
+}
+
+/** One data-parallel rank. */
+export interface RankMetrics {
+  readonly rank: number;
+  readonly metrics: EngineMetrics;
+  readonly gauges: () => Gauges;
 }
 
 export interface MetricsOptions {
@@ -91,19 +96,47 @@ export interface MetricsOptions {
   readonly maxLoras: number;
   /** Also under the names that vLLM had before and hides now. */
   readonly showsFormerNames: boolean;
-  readonly metrics: EngineMetrics;
-  readonly gauges: () => Gauges;
+  readonly ranks: readonly RankMetrics[];
+  readonly process: () => { readonly startSeconds: number; readonly residentBytes: number };
 }
 
 /** A function that writes the Prometheus text. All that is constant is put together once. */
 export function createMetricsPage(options: MetricsOptions): () => string {
-  const labels = `engine="0",model_name="${escapeLabel(options.modelName)}"`;
   const heads = Object.fromEntries(
     Object.entries<SimMetric>(simMetrics).map(([key, { name, help, type }]) => [
       key,
       `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`,
     ]),
   ) as Record<SimMetricKey, string>;
+  const writers = options.ranks.map((rank) => ({ rank, write: createSamples(options, rank) }));
+  const keys = Object.keys(simMetrics) as SimMetricKey[];
+  return () => {
+    const gauges = writers.map(({ rank }) => rank.gauges());
+    const { startSeconds, residentBytes } = options.process();
+    let text = '';
+    for (const key of keys) {
+      let part = heads[key];
+      if (key === 'startTime') part += `${simMetrics[key].name} ${startSeconds}\n`;
+      else if (key === 'residentMemory') part += `${simMetrics[key].name} ${residentBytes}\n`;
+      else {
+        for (const [at, { write }] of writers.entries()) {
+          const now = gauges[at];
+          if (now) part += write(key, now);
+        }
+      }
+      const former = options.showsFormerNames ? formerNames[key] : undefined;
+      text += former === undefined ? part : part + part.replaceAll(simMetrics[key].name, former);
+    }
+    return text;
+  };
+}
+
+/** Writes a metric's samples of one rank. */
+function createSamples(
+  options: MetricsOptions,
+  { rank, metrics }: RankMetrics,
+): (key: Exclude<SimMetricKey, 'startTime' | 'residentMemory'>, gauges: Gauges) => string {
+  const labels = `engine="${rank}",model_name="${escapeLabel(options.modelName)}"`;
   const sample = (key: SimMetricKey, value: number, more = '') =>
     `${simMetrics[key].name}{${labels}${more}} ${value}\n`;
   const cacheConfig = sample(
@@ -111,9 +144,7 @@ export function createMetricsPage(options: MetricsOptions): () => string {
     1,
     `,block_size="${options.blockSize}",num_gpu_blocks="${options.numBlocks}",enable_prefix_caching="${options.hasPrefixCaching ? 'True' : 'False'}",gpu_memory_utilization="${options.memoryUtilization}",cache_dtype="auto"`,
   );
-  const { metrics } = options;
-
-  const samples = (key: SimMetricKey, gauges: Gauges): string => {
+  return (key, gauges) => {
     switch (key) {
       case 'running':
         return sample(key, gauges.running);
@@ -138,10 +169,6 @@ export function createMetricsPage(options: MetricsOptions): () => string {
           .join('');
       case 'cacheConfig':
         return cacheConfig;
-      case 'startTime':
-        return `${simMetrics[key].name} ${gauges.startSeconds}\n`;
-      case 'residentMemory':
-        return `${simMetrics[key].name} ${gauges.residentBytes}\n`;
       case 'success':
         return Object.entries(metrics.success)
           .map(([reason, counter]) => sample(key, counter.value, `,finished_reason="${reason}"`))
@@ -151,17 +178,6 @@ export function createMetricsPage(options: MetricsOptions): () => string {
         return metric instanceof Histogram ? metric.render(simMetrics[key].name, labels) : sample(key, metric.value);
       }
     }
-  };
-  const keys = Object.keys(simMetrics) as SimMetricKey[];
-  return () => {
-    const gauges = options.gauges();
-    let text = '';
-    for (const key of keys) {
-      const part = heads[key] + samples(key, gauges);
-      const former = options.showsFormerNames ? formerNames[key] : undefined;
-      text += former === undefined ? part : part + part.replaceAll(simMetrics[key].name, former);
-    }
-    return text;
   };
 }
 

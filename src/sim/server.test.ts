@@ -420,6 +420,77 @@ describe('prefill and decode apart', () => {
   });
 });
 
+describe('data-parallel ranks', () => {
+  const page = async (url: string) => (await fetch(`${url}/metrics`)).text();
+  const served = (text: string) =>
+    [...text.matchAll(/^vllm:request_success_total\{engine="(\d+)",[^}]*finished_reason="length"\} (\d+)$/gm)].map(
+      ([, rank, count]) => [rank, Number(count)],
+    );
+  const ask = (content: string) => ({ messages: [user(content)], max_tokens: 2 });
+
+  it('share one port, by load or by name', async () => {
+    const sim = await start(`${nixl()} --data-parallel-size 4 -dpl 2 --data-parallel-start-rank 2`);
+    for (let i = 0; i < 4; i++) expect((await post(sim, ask(`${i}`))).status).toBe(200);
+    expect(served(await page(sim.url))).toEqual([
+      ['2', 2],
+      ['3', 2],
+    ]);
+    const path = '/v1/chat/completions';
+    for (let i = 0; i < 3; i++) await post(sim, ask('x'), path, { 'x-data-parallel-rank': '3' });
+    expect(served(await page(sim.url))).toEqual([
+      ['2', 2],
+      ['3', 5],
+    ]);
+    expect(await post(sim, ask('x'), path, { 'x-data-parallel-rank': '0' })).toMatchObject({
+      status: 400,
+      body: { error: { message: expect.stringContaining('the ranks here are 2, 3') } },
+    });
+    const produced = await post(sim, { ...ask(long), kv_transfer_params: { do_remote_decode: true } }, path, {
+      'x-data-parallel-rank': '3',
+    });
+    expect(produced.body.kv_transfer_params).toMatchObject({
+      remote_engine_id: expect.stringMatching(/_dp3$/),
+      remote_port: sim.ranks[1]?.remote?.port,
+    });
+    // Each rank has a cache of its own.
+    const cached = async (rank: string) =>
+      cachedOf((await post(sim, ask(long), path, { 'x-data-parallel-rank': rank })).body);
+    expect([await cached('2'), await cached('2'), await cached('3')]).toEqual([
+      0,
+      expect.any(Number),
+      expect.any(Number),
+    ]);
+    expect(await stats(sim)).toMatchObject({
+      served: { prefillOnly: 1, local: 10 },
+      handles: { live: 1 },
+      ranks: [{ rank: 2 }, { rank: 3 }],
+    });
+    expect((await page(sim.url)).match(/^# HELP vllm:num_requests_running /gm)).toHaveLength(1);
+    expect((await page(sim.url)).match(/^process_start_time_seconds /gm)).toHaveLength(1);
+  });
+
+  it('have a port each, and one that tells the health of all', async () => {
+    const sim = await start('-dp 2 --data-parallel-multi-port-external-lb --data-parallel-supervisor-port 0');
+    const urls = sim.addresses.map(({ port }) => `http://127.0.0.1:${port}`);
+    expect(urls).toHaveLength(2);
+    const health = `http://127.0.0.1:${sim.supervisor?.port}`;
+    for (const path of ['/health', '/ready', '/readyz']) expect((await fetch(health + path)).status).toBe(200);
+    expect((await fetch(`${health}/metrics`)).status).toBe(404);
+    for (const url of urls) {
+      await fetch(`${url}/v1/chat/completions`, { method: 'POST', body: JSON.stringify(ask('x')) });
+    }
+    expect(await Promise.all(urls.map(async (url) => served(await page(url))))).toEqual([[['0', 1]], [['1', 1]]]);
+    await sim.close();
+    await expect(fetch(`${health}/health`)).rejects.toThrow();
+    await expect(fetch(`${urls[1] ?? ''}/health`)).rejects.toThrow();
+  });
+
+  it('are not served by a headless node', async () => {
+    const sim = await start('-dp 4 -dpl 2 -dpr 2 --headless');
+    expect(sim.addresses).toEqual([]);
+  });
+});
+
 describe('adapters', () => {
   const env = { VLLM_ALLOW_RUNTIME_LORA_UPDATING: 'True' };
   it('come and go, are listed, cached apart and counted', async () => {

@@ -12,12 +12,13 @@ import { type Fault, type Faults, toFault } from './faults.ts';
 import type { RemoteParams } from './kv-transfer.ts';
 import type { Adapter, Adapters } from './lora.ts';
 import { createMessageEvents, messageError, messagesToChat, renderMessage } from './messages.ts';
+import { pickRank, type Rank, type RemoteAddress, sumStats } from './rank.ts';
 import { answerMessages, createResponseEvents, renderResponse, responsesToChat } from './responses.ts';
 import { createTokenApi } from './tokens.ts';
 
 export interface ServerOptions {
   readonly clock: Clock;
-  readonly engine: Engine;
+  readonly ranks: readonly [Rank, ...Rank[]];
   readonly limits: TaskLimits;
   /** As named on the command line. */
   readonly model: string;
@@ -40,10 +41,6 @@ export interface ServerOptions {
   readonly maxBodyBytes: number;
   readonly showsPromptTokensDetails: boolean;
   readonly metricsPage: () => string;
-  /** Where decode processes find KV that is kept here. */
-  readonly remote:
-    | { readonly engineId: string; readonly host: string; readonly port: number; readonly tpSize: number }
-    | undefined;
 }
 
 export interface Handler {
@@ -56,7 +53,7 @@ export interface Handler {
 
 /** The HTTP interface of the server. */
 export function createHandler(options: ServerOptions): Handler {
-  const { engine, clock } = options;
+  const { ranks, clock } = options;
   const createdSeconds = Math.floor(clock.now() / 1000);
   const startId = randomBytes(6).toString('hex');
   let isDraining = false;
@@ -101,7 +98,20 @@ export function createHandler(options: ServerOptions): Handler {
       sendJson(
         response,
         200,
-        JSON.stringify({ engine_id: options.remote?.engineId ?? null, ...engine.stats, connections_active: active }),
+        JSON.stringify({
+          engine_id: ranks[0].remote?.engineId ?? null,
+          ...sumStats(ranks),
+          connections_active: active,
+          ...(ranks.length > 1
+            ? {
+                ranks: ranks.map(({ rank, engine, remote }) => ({
+                  rank,
+                  engine_id: remote?.engineId,
+                  ...engine.stats,
+                })),
+              }
+            : {}),
+        }),
       ),
     '/sim/faults': (response) => sendJson(response, 200, JSON.stringify({ faults: options.faults.view() })),
     ...(options.isDevMode && options.hasSleepMode
@@ -176,13 +186,13 @@ export function createHandler(options: ServerOptions): Handler {
       : {}),
     ...(options.isDevMode
       ? {
-          '/reset_prefix_cache': plain(() => engine.resetCache()),
+          '/reset_prefix_cache': plain(() => resetCaches()),
           ...(options.hasSleepMode
             ? {
                 '/sleep': plain((request) => {
                   const level = Number(new URL(request.url ?? '/', 'http://sim').searchParams.get('level') ?? 1);
                   sleepLevel = level === 2 ? 2 : 1;
-                  engine.resetCache();
+                  resetCaches();
                 }),
                 '/wake_up': plain(() => {
                   sleepLevel = 0;
@@ -192,6 +202,10 @@ export function createHandler(options: ServerOptions): Handler {
         }
       : {}),
   };
+
+  function resetCaches(): void {
+    for (const { engine } of ranks) engine.resetCache();
+  }
 
   function bodyOf(bytes: Buffer | undefined): Buffer {
     if (bytes) return bytes;
@@ -285,10 +299,14 @@ export function createHandler(options: ServerOptions): Handler {
           const adapter = checkModel(parsed.model);
           if (sleepLevel > 0) throw new AppError('unavailable', 'the engine sleeps; POST /wake_up first');
           const task = parseTask(asChat(parsed), options.limits);
+          const named = request.headers['x-data-parallel-rank'];
+          const target = pickRank(ranks, typeof named === 'string' ? named : undefined, serial);
+          const { engine } = target;
           if (engine.queued >= options.maxWaiting && engine.queued > 0) {
             throw new AppError('overloaded', `${engine.queued} requests are waiting already; try again later`);
           }
           tickets = start({
+            target,
             task,
             parsed,
             adapter,
@@ -342,6 +360,7 @@ export function createHandler(options: ServerOptions): Handler {
   }
 
   function start(job: {
+    readonly target: Rank;
     readonly task: Task;
     readonly parsed: Completion;
     readonly adapter: Adapter | undefined;
@@ -352,6 +371,7 @@ export function createHandler(options: ServerOptions): Handler {
     readonly cutAfter: number | undefined;
   }): readonly Ticket[] {
     const { task, parsed, adapter, response } = job;
+    const { engine, remote } = job.target;
     const givenId = job.request.headers['x-request-id'];
     const unique = nextId();
     const name = typeof givenId === 'string' && givenId !== '' ? givenId : unique;
@@ -372,7 +392,7 @@ export function createHandler(options: ServerOptions): Handler {
       showsDetails: options.showsPromptTokensDetails,
     });
     const paramsOf = (finished: Finished | undefined) =>
-      finished?.pinned && options.remote ? remoteParams(finished.pinned, options.remote, internalId) : null;
+      finished?.pinned && remote ? remoteParams(finished.pinned, remote, internalId) : null;
     const failed = (finished: Finished) => new AppError('internal', finished.error ?? 'the request failed');
     const remember = () => {
       if (task.api !== 'responses' || !options.hasResponseStore || parsed.body.store === false) return;
@@ -512,7 +532,7 @@ function createEvents(task: Task, head: AnswerHead, body: Fields): EventWriter {
 
 function remoteParams(
   pinned: { readonly blocks: readonly number[]; readonly tokens: number },
-  remote: NonNullable<ServerOptions['remote']>,
+  remote: RemoteAddress,
   requestId: string,
 ): RemoteParams {
   return {

@@ -351,7 +351,13 @@ describe('engine', () => {
     stopReason: null,
     thoughtTokens: 0,
   });
-  const setup = (over: { numBlocks?: number; maxSequences?: number; maxBatchedTokens?: number } = {}) => {
+  interface Over {
+    readonly numBlocks?: number;
+    readonly maxSequences?: number;
+    readonly maxBatchedTokens?: number;
+    readonly maxAdapters?: number;
+  }
+  const setup = (over: Over = {}) => {
     const clock = new ManualClock(1);
     const engine = new Engine({
       clock,
@@ -362,6 +368,7 @@ describe('engine', () => {
       hasPrefixCaching: true,
       maxSequences: over.maxSequences ?? 4,
       maxBatchedTokens: over.maxBatchedTokens ?? 2048,
+      maxAdapters: over.maxAdapters ?? 0,
     });
     const log: string[] = [];
     const submit = (id: string, promptIds: number[], tokens: number, more: Partial<Submission> = {}) => {
@@ -414,6 +421,23 @@ describe('engine', () => {
     expect([engine.running, engine.queued]).toEqual([1, 0]);
     await clock.advance(100);
     expect(log.filter((line) => line.endsWith('length'))).toEqual(['14 a length', '28 b length']);
+  });
+
+  it('runs no more adapters at a time than may be, and lets others pass those that wait', async () => {
+    const { clock, log, submit, engine } = setup({ maxAdapters: 1 });
+    const sql = { id: 1, name: 'sql' };
+    const poet = { id: 2, name: 'poet' };
+    submit('a', prompt(4), 3, { adapter: sql });
+    submit('b', prompt(4, 900), 1, { adapter: poet });
+    submit('c', prompt(4, 1900), 2, { adapter: sql });
+    submit('d', prompt(4, 2900), 1);
+    await clock.advance(1);
+    expect(engine.adapters).toEqual({ running: ['sql'], waiting: ['poet'] });
+    expect([engine.running, engine.queued]).toEqual([3, 1]);
+    await clock.advance(200);
+    const done = log.filter((line) => line.endsWith('length')).map((line) => line.split(' ')[1]);
+    expect(done).toEqual(['d', 'c', 'a', 'b']);
+    expect(engine.running + engine.queued).toBe(0);
   });
 
   it('computes a long prompt in pieces while others go on', async () => {
@@ -553,9 +577,37 @@ describe('arguments', () => {
     expect(parse(line).kvEvents).toEqual(expected);
   });
 
+  it.each<readonly [line: string, expected: object]>([
+    ['m', { mode: 'internal', ranks: [0] }],
+    ['m -dp 3', { mode: 'internal', ranks: [0, 1, 2] }],
+    ['m -dp 4 --data-parallel-rank 2', { mode: 'external', ranks: [2] }],
+    ['m -dp 4 --data-parallel-external-lb -dpn 3', { mode: 'external', ranks: [3] }],
+    ['m -dp 8 -dpl 2 --data-parallel-hybrid-lb', { mode: 'hybrid', ranks: [0, 1] }],
+    ['m -dp 8 -dpl 2 -dpr 4', { mode: 'hybrid', ranks: [4, 5] }],
+    ['m -dp 8 -dpl 2 -dpr 4 --headless', { mode: 'internal' }],
+    ['m -dp 2 -dpm', { mode: 'multi-port', ranks: [0, 1], supervisorPort: 9256 }],
+    [
+      'm -dp 4 -dpl 2 -dpr 2 --data-parallel-multi-port-external-lb --data-parallel-supervisor-port 8100',
+      { mode: 'multi-port', ranks: [2, 3], supervisorPort: 8100 },
+    ],
+  ])('reads the ranks of %j', (line, expected) => {
+    expect(parse(line).dataParallel).toMatchObject(expected);
+    expect(parse(line).warnings).toEqual([]);
+  });
+
   it('takes its own settings from the environment, flags first', () => {
     const env = { SIGNALBOX_SIM_OUTPUT_TOKENS: '7', SIGNALBOX_SIM_KV_BLOCKS: '99', SIGNALBOX_POD_ADDRESS: '127.5.5.5' };
     expect(parse('m --sim-kv-blocks 98', env)).toMatchObject({ outputTokens: 7, numBlocks: 98, host: '127.5.5.5' });
+  });
+
+  it.each([
+    'm --numa-bind --numa-bind-nodes 0 1 --gdn-prefill-backend triton --moe-backend auto --watermark 0.1',
+    'm --no-enable-log-deltas --enable-per-request-metrics --dp-supervisor-probe-interval-s 1 --renderer-num-workers 2',
+    'm --collect-detailed-traces model worker --cudagraph-capture-sizes 1 2 4 --reasoning-config {} --spec-tokens 3',
+    'm --ssl-ca-certs /ca --ssl-cert-reqs 2 --ssl-ciphers TLSv1 --enable-ssl-refresh --disable-access-log-for-endpoints /health',
+    'm --compilation-config.cudagraph_mode NONE --hf-overrides.a.b 1 -O3 --enable-chunked-prefill --swap-space 4',
+  ])('knows what vLLM knows: %j', (line) => {
+    expect(parse(line)).toMatchObject({ model: 'm', warnings: [] });
   });
 
   it('names unknown flags of vLLM in one warning and goes on', () => {
@@ -573,6 +625,10 @@ describe('arguments', () => {
     ['bench serve', /only serve/],
     ['m --kv-transfer-config {', /--kv-transfer-config: .* is not JSON/],
     ['m --kv-transfer-config {}', /kv_connector is missing/],
+    ['m -dp 2 --data-parallel-rank 2', /rank 2 is not among the 2 of --data-parallel-size/],
+    ['m -dp 2 -dpm -dpn 1', /only one of/],
+    ['m -dp 3 -dpl 2 -dpm', /at least 2 and divide/],
+    ['m -dp 4 -dpm --port 9254', /--data-parallel-supervisor-port 9256 is among the ranks' ports, 9254 to 9257/],
     ['m --kv-events-config []', /--kv-events-config: .* must be a JSON object/],
     [events(',"endpoit":"tcp://*:1"'), /unknown field endpoit; there are/],
     [events(',"publisher":"kafka"'), /publisher "kafka" must be zmq or null/],

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { type FSWatcher, watch } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
@@ -9,91 +8,113 @@ import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { type SimConfig, vllmVersion } from './config.ts';
-import { Engine } from './engine.ts';
+import type { Engine } from './engine.ts';
 import { Faults } from './faults.ts';
-import { createCacheEvents } from './kv-events.ts';
-import { type KvPublisher, startKvPublisher } from './kv-publisher.ts';
 import { Adapters } from './lora.ts';
-import { createEngineMetrics, createMetricsPage, type EngineMetrics } from './metrics.ts';
+import { createMetricsPage } from './metrics.ts';
+import { type Rank, startRank } from './rank.ts';
 import { createHandler, type Handler } from './server.ts';
-import { createKvFetcher, listen, type SideChannel, startSideChannel } from './side-channel.ts';
-
-/** KV of an 8-billion-parameter model in 16 bits: 32 layers × 2 × 8 heads × 128 × 2 bytes. */
-const kvBytesPerToken = 131_072;
+import { listen } from './side-channel.ts';
 
 export interface Sim {
+  /** Of the first port. */
   readonly address: AddressInfo;
+  /** Of the first rank. */
   readonly engine: Engine;
-  /** Ports of the cache's events; undefined where none are published. */
-  readonly kvEvents: Pick<KvPublisher, 'port' | 'replayPort'> | undefined;
+  readonly ranks: readonly [Rank, ...Rank[]];
+  /** Of each port that requests are served on, by rank where they have their own; none when headless. */
+  readonly addresses: readonly AddressInfo[];
+  /** Of the health of all ranks; undefined unless each has a port. */
+  readonly supervisor: AddressInfo | undefined;
   /** Refuses new requests, lets running ones finish for at most the configured time, then ends everything. */
   close(): Promise<void>;
 }
 
+interface SimDeps {
+  readonly log: Pick<Logger, 'info' | 'warn'>;
+  readonly clock?: Clock;
+  readonly signal?: AbortSignal;
+  /** Ends the process when a fault asks for that; without it every connection is cut and the port closed. */
+  readonly exit?: (code: number) => void;
+}
+
 /**
- * Starts a simulated server.
+ * Starts a simulated server, or one a rank where data-parallel ranks have a port each.
  *
- * @param signal ends the wait of `--sim-startup-ms`
+ * @param deps.signal ends the wait of `--sim-startup-ms`
  * @throws AppError `unavailable` when a port cannot be listened on, `invalid` when the certificate cannot be read
  */
-export async function startSim(
-  config: SimConfig,
-  deps: {
-    readonly log: Pick<Logger, 'info' | 'warn'>;
-    readonly clock?: Clock;
-    readonly signal?: AbortSignal;
-    /** Ends the process when a fault asks for that; without it every connection is cut and the port closed. */
-    readonly exit?: (code: number) => void;
-  },
-): Promise<Sim> {
+export async function startSim(config: SimConfig, deps: SimDeps): Promise<Sim> {
   const { log } = deps;
   const clock = deps.clock ?? systemClock;
   for (const warning of config.warnings) log.warn(warning);
   if (config.startupMs > 0) await clock.sleep(config.startupMs, deps.signal);
+  if (config.dataParallel.mode !== 'multi-port') return startOne(config, { ...deps, clock });
 
-  const modelName = config.servedNames[0];
-  const { transfer } = config;
-  const compatibility = `${config.model}/${config.blockSize}`;
-  const fetcher = transfer ? createKvFetcher() : undefined;
-  const metrics = createEngineMetrics();
-  const publisher = config.kvEvents ? await startKvPublisher(config.kvEvents, { rank: 0, clock, log }) : undefined;
-  const engine = new Engine({
-    clock,
-    latency: config.latency,
-    metrics,
-    numBlocks: config.numBlocks,
-    blockSize: config.blockSize,
-    hasPrefixCaching: config.hasPrefixCaching,
-    maxSequences: config.maxSequences,
-    maxBatchedTokens: config.maxBatchedTokens,
-    ...(publisher ? { events: createCacheEvents(publisher.publish) } : {}),
-    ...(transfer && fetcher
-      ? {
-          transfer: {
-            fetch: fetcher.fetch,
-            leaseMs: transfer.leaseMs,
-            onFailure: transfer.onFailure,
-            compatibility,
-            bytesPerToken: kvBytesPerToken,
-          },
-        }
-      : {}),
-  });
-  const engineId = transfer?.engineId || randomUUID();
-  let sideChannel: SideChannel | undefined;
-  if (transfer && engine.leases) {
-    const { sideChannelHost: host, sideChannelPort: port } = transfer;
-    sideChannel = await startSideChannel({ host, port, engineId, compatibility, leases: engine.leases }).catch(
-      (thrown: unknown) => {
-        publisher?.close();
-        throw new AppError(
-          'unavailable',
-          `the side channel cannot listen on ${host}:${port}: ${messageOf(thrown)}; set VLLM_NIXL_SIDE_CHANNEL_HOST and VLLM_NIXL_SIDE_CHANNEL_PORT`,
-          { cause: thrown },
-        );
-      },
-    );
+  const started: Sim[] = [];
+  try {
+    for (const [i, rank] of config.dataParallel.ranks.entries()) {
+      const port = config.port === 0 ? 0 : config.port + i;
+      const dataParallel = { ...config.dataParallel, mode: 'external', ranks: [rank] } as const;
+      started.push(await startOne({ ...config, port, dataParallel }, { ...deps, clock }));
+    }
+    return await supervise(config, started as [Sim, ...Sim[]], log);
+  } catch (thrown) {
+    await Promise.all(started.map((sim) => sim.close()));
+    throw thrown;
   }
+}
+
+/** Tells the health of all ranks on a port of its own, once they are there. */
+async function supervise(config: SimConfig, sims: readonly [Sim, ...Sim[]], log: SimDeps['log']): Promise<Sim> {
+  let isReady = true;
+  const server = await createHttpServer(config);
+  server.on('request', (request, response) => {
+    request.resume();
+    const isKnown = ['/health', '/ready', '/readyz'].includes(request.url ?? '');
+    response.writeHead(isKnown ? (isReady ? 200 : 503) : 404, { 'content-length': 0 }).end();
+  });
+  await listen(server, config.dataParallel.supervisorPort, config.host).catch((thrown: unknown) => {
+    throw new AppError(
+      'unavailable',
+      `cannot listen on ${config.host ?? '*'}:${config.dataParallel.supervisorPort}: ${messageOf(thrown)}; choose another --data-parallel-supervisor-port`,
+      { cause: thrown },
+    );
+  });
+  const supervisor = server.address() as AddressInfo;
+  log.info({ port: supervisor.port, ranks: config.dataParallel.ranks.length }, 'the health of all ranks');
+  const stopRefresh = refreshCertificate(config, server as unknown as TlsServer, log);
+  const [first] = sims;
+  return {
+    address: first.address,
+    engine: first.engine,
+    ranks: sims.flatMap(({ ranks }) => ranks) as [Rank, ...Rank[]],
+    addresses: sims.map(({ address }) => address),
+    supervisor,
+    close: async () => {
+      isReady = false;
+      stopRefresh();
+      await Promise.all(sims.map((sim) => sim.close()));
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clock }): Promise<Sim> {
+  const { log, clock } = deps;
+  const modelName = config.servedNames[0];
+  const ranks: Rank[] = [];
+  const closeRanks = () => Promise.all(ranks.map((rank) => rank.close()));
+  try {
+    for (const rank of config.dataParallel.ranks) ranks.push(await startRank(config, rank, { clock, log }));
+  } catch (thrown) {
+    await closeRanks();
+    throw thrown;
+  }
+  const all = ranks as [Rank, ...Rank[]];
+  const idle = () => Promise.all(all.map(({ engine }) => engine.idle()));
 
   let server: Server;
   let closing: Promise<void> | undefined;
@@ -115,12 +136,12 @@ export async function startSim(
   };
   const handler: Handler = createHandler({
     clock,
-    engine,
+    ranks: all,
     limits: {
       maxModelLen: config.maxModelLen,
       outputTokens: config.outputTokens,
       seed: config.seed,
-      hasConnector: transfer !== undefined,
+      hasConnector: config.transfer !== undefined,
       hasAutoToolChoice: config.hasAutoToolChoice,
       hasReasoning: config.hasReasoning,
       maxLogprobs: config.maxLogprobs,
@@ -148,15 +169,6 @@ export async function startSim(
     maxWaiting: config.maxWaiting,
     maxBodyBytes: config.maxBodyBytes,
     showsPromptTokensDetails: config.showsPromptTokensDetails,
-    remote:
-      transfer && sideChannel
-        ? {
-            engineId,
-            host: transfer.sideChannelHost,
-            port: sideChannel.address.port,
-            tpSize: config.tensorParallelSize,
-          }
-        : undefined,
     metricsPage: createMetricsPage({
       modelName,
       blockSize: config.blockSize,
@@ -165,19 +177,21 @@ export async function startSim(
       memoryUtilization: config.memoryUtilization,
       maxLoras: config.maxLoras,
       showsFormerNames: config.showsFormerMetrics,
-      metrics,
-      gauges: () => ({
-        running: engine.running,
-        capacityWaiting: engine.queued,
-        deferredWaiting: engine.loading,
-        kvCacheUsage: engine.cache.usage,
-        runningAdapters: engine.adapters.running,
-        waitingAdapters: engine.adapters.waiting,
-        sleepLevel: handler.sleepLevel(),
-        nowSeconds: clock.now() / 1000,
-        startSeconds,
-        residentBytes: process.memoryUsage.rss(),
-      }),
+      process: () => ({ startSeconds, residentBytes: process.memoryUsage.rss() }),
+      ranks: all.map(({ rank, engine, metrics }) => ({
+        rank,
+        metrics,
+        gauges: () => ({
+          running: engine.running,
+          capacityWaiting: engine.queued,
+          deferredWaiting: engine.loading,
+          kvCacheUsage: engine.cache.usage,
+          runningAdapters: engine.adapters.running,
+          waitingAdapters: engine.adapters.waiting,
+          sleepLevel: handler.sleepLevel(),
+          nowSeconds: clock.now() / 1000,
+        }),
+      })),
     }),
   });
 
@@ -186,11 +200,9 @@ export async function startSim(
     server.on('request', handler.handle);
     // A proxy that keeps connections must not see them closed between two requests.
     server.keepAliveTimeout = 75_000;
-    await listen(server, config.port, config.host);
+    if (!config.isHeadless) await listen(server, config.port, config.host);
   } catch (thrown) {
-    await sideChannel?.close();
-    fetcher?.close();
-    publisher?.close();
+    await closeRanks();
     if (thrown instanceof AppError) throw thrown;
     throw new AppError(
       'unavailable',
@@ -198,13 +210,14 @@ export async function startSim(
       { cause: thrown },
     );
   }
-  const address = server.address() as AddressInfo;
+  const address = config.isHeadless ? nowhere : (server.address() as AddressInfo);
   const atOnce = config.faults.find(({ kind }) => kind === 'refuse');
-  if (atOnce) refuse(atOnce.value);
-  log.info({ address: address.address, port: address.port, model: modelName }, 'listening');
+  if (atOnce && !config.isHeadless) refuse(atOnce.value);
+  if (config.isHeadless) log.info({ model: modelName }, 'headless: no port is listened on');
+  else log.info({ address: address.address, port: address.port, model: modelName }, 'listening');
 
   const stopRefresh = refreshCertificate(config, server as unknown as TlsServer, log);
-  const stopStats = config.logsStats ? logStats(clock, engine, metrics, log) : () => {};
+  const stopStats = config.logsStats ? logStats(clock, all, log) : () => {};
   const close = async () => {
     stopStats();
     stopRefresh();
@@ -212,23 +225,23 @@ export async function startSim(
     handler.drain();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
     const bound = new AbortController();
-    await Promise.race([engine.idle(), clock.sleep(config.drainMs, bound.signal).catch(() => {})]);
+    await Promise.race([idle(), clock.sleep(config.drainMs, bound.signal).catch(() => {})]);
     bound.abort();
-    engine.close();
+    for (const { engine } of all) engine.close();
     // What has just been answered is sent before its connection ends.
     await new Promise((resolve) => setImmediate(resolve));
     server.closeIdleConnections();
     const late = setTimeout(() => server.closeAllConnections(), 250);
     await closed;
     clearTimeout(late);
-    await sideChannel?.close();
-    fetcher?.close();
-    publisher?.close();
+    await closeRanks();
   };
   return {
     address,
-    engine,
-    kvEvents: publisher,
+    engine: all[0].engine,
+    ranks: all,
+    addresses: config.isHeadless ? [] : [address],
+    supervisor: undefined,
     close: () => {
       closing ??= close();
       return closing;
@@ -236,32 +249,35 @@ export async function startSim(
   };
 }
 
+const nowhere: AddressInfo = { address: '', family: '', port: 0 };
 const statsEveryMs = 10_000;
 
-/** As vLLM does: throughput and load, for as long as something happens. */
-function logStats(clock: Clock, engine: Engine, metrics: EngineMetrics, log: Pick<Logger, 'info'>): () => void {
-  let promptTokens = 0;
-  let outputTokens = 0;
+/** As vLLM does: throughput and load of each rank, for as long as something happens. */
+function logStats(clock: Clock, ranks: readonly Rank[], log: Pick<Logger, 'info'>): () => void {
+  const before = ranks.map(() => ({ prompt: 0, output: 0 }));
+  const perSecond = 1000 / statsEveryMs;
   return clock.interval(statsEveryMs, () => {
-    const prompt = metrics.promptTokens.value - promptTokens;
-    const output = metrics.generationTokens.value - outputTokens;
-    if (prompt + output + engine.running + engine.queued === 0) return;
-    promptTokens += prompt;
-    outputTokens += output;
-    const { served, running, waiting, handles } = engine.stats;
-    const perSecond = 1000 / statsEveryMs;
-    log.info(
-      {
-        promptTokensPerSecond: prompt * perSecond,
-        outputTokensPerSecond: output * perSecond,
-        running,
-        waiting,
-        kvCacheUsage: Number(engine.cache.usage.toFixed(4)),
-        served,
-        handles: handles.live,
-      },
-      'stats',
-    );
+    for (const [at, { rank, engine, metrics }] of ranks.entries()) {
+      const prompt = metrics.promptTokens.value;
+      const output = metrics.generationTokens.value;
+      const last = before[at];
+      if (!last || prompt + output - last.prompt - last.output + engine.running + engine.queued === 0) continue;
+      before[at] = { prompt, output };
+      const { served, running, waiting, handles } = engine.stats;
+      log.info(
+        {
+          ...(ranks.length > 1 ? { rank } : {}),
+          promptTokensPerSecond: (prompt - last.prompt) * perSecond,
+          outputTokensPerSecond: (output - last.output) * perSecond,
+          running,
+          waiting,
+          kvCacheUsage: Number(engine.cache.usage.toFixed(4)),
+          served,
+          handles: handles.live,
+        },
+        'stats',
+      );
+    }
   });
 }
 
