@@ -186,6 +186,13 @@ export const operatorSettings = {
     placeholder: 'NAME',
     description: 'Service in the system namespace through which the API server calls the webhooks',
   }),
+  webhookCertificate: setting.oneOf({
+    flag: 'webhook-certificate',
+    choices: ['own', 'given'],
+    default: 'own',
+    description:
+      "own: the operator makes the webhooks' certificate and renews it; given: it waits for Secret SERVICE-certificate with tls.crt, tls.key and ca.crt, as of cert-manager",
+  }),
   webhookServicePort: setting.port({
     flag: 'webhook-service-port',
     default: 9443,

@@ -68,3 +68,20 @@ export const reasons = {
   memberDivergence: 'MemberDivergence',
   inferencePoolNotServed: 'InferencePoolNotServed',
 } as const;
+
+/** Reasons of a condition that is False for a while and turns by itself; with any other somebody has to do something. */
+export const passingReasons: ReadonlySet<string> = new Set([
+  reasons.leaderWorkerSetMissing,
+  reasons.leaderWorkerSetProgressing,
+  reasons.hpaProgressing,
+  reasons.scaledObjectProgressing,
+  reasons.deploymentMissing,
+  reasons.deploymentProgressing,
+  reasons.minimumReplicasUnavailable,
+  reasons.schedulerUnavailable,
+  reasons.gatewaysNotReady,
+  reasons.httpRoutesNotReady,
+  reasons.waitingForGateway,
+  reasons.inferencePoolNotReady,
+  reasons.finalizationPending,
+]);

@@ -164,6 +164,7 @@ async function startWebhooks(
           `${webhookService}.${namespace}.svc.cluster.local`,
           ...(webhookUrl === '' ? [] : [new URL(webhookUrl).hostname]),
         ],
+        isGiven: config.webhookCertificate === 'given',
         mutating: [name],
         validating: [name],
         conversion: {

@@ -1,3 +1,4 @@
+import { argoHealth } from './argo-health.ts';
 import { chartWebhooks } from './chart.ts';
 import { configReference } from './config-reference.ts';
 import { crds } from './crds.ts';
@@ -19,5 +20,6 @@ export const generators: readonly Generator[] = [
   podSchema,
   pickerPlugins,
   observability,
+  argoHealth,
   installManifests,
 ];

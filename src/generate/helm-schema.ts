@@ -25,9 +25,17 @@ const flags: Readonly<Record<string, FlagOfValue>> = {
   healthPort: operatorSettings.healthPort,
 };
 
+const digest: Schema = { pattern: '^(sha256:[0-9a-f]{64})?$' };
+
 /** What neither the file nor a flag says. */
 const extra: Readonly<Record<string, Schema>> = {
   'images.pullPolicy': { enum: ['Always', 'IfNotPresent', 'Never'] },
+  'webhook.certificates': { enum: ['own', 'cert-manager'] },
+  'webhook.issuer': { pattern: '^((Issuer|ClusterIssuer)/[a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$' },
+  'test.service': { pattern: '^([a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$' },
+  'images.digests.operator': digest,
+  'images.digests.epp': digest,
+  'images.digests.sidecar': digest,
   'webhook.timeoutSeconds': { minimum: 1, maximum: 30 },
 };
 

@@ -46,6 +46,8 @@ export async function helmTemplate(options: {
 }): Promise<string> {
   const args = [
     'template',
+    // `helm test` is for releases.
+    '--skip-tests',
     'signalbox',
     join(options.root, 'helm/signalbox'),
     '--namespace',

@@ -3,7 +3,7 @@ import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** One of our programs. */
-export type ProgramName = 'operator' | 'epp' | 'sidecar' | 'sim';
+export type ProgramName = 'operator' | 'epp' | 'sidecar' | 'sim' | 'signalbox';
 
 /** What a listed image holds: words that a container of it may run. */
 export interface Image {
@@ -69,6 +69,7 @@ export function createImageTable(options: ImageTableOptions): ImageTable {
   const table: Readonly<Record<string, Image>> = {
     'signalbox/operator': own('operator', ['signalbox-operator']),
     'signalbox/epp': own('epp', pickerCommands),
+    'signalbox/cli': own('signalbox', ['signalbox']),
     'signalbox/sidecar': own('sidecar', sidecarCommands),
     'signalbox/sim': {
       ...own('sim', ['signalbox-sim']),

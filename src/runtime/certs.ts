@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { type Clock, systemClock } from '../clock.ts';
-import { messageOf } from '../errors.ts';
+import { AppError, messageOf } from '../errors.ts';
 import type { Client } from '../kube/client.ts';
 import { startInformer } from '../kube/informer.ts';
 import type { KubeObject, Manifest, ObjectMeta, Resource } from '../kube/object.ts';
@@ -144,6 +144,8 @@ export interface CertificatesOptions {
   readonly secret: { readonly namespace: string; readonly name: string };
   /** Names and addresses under which the API server calls: `signalbox-webhook.signalbox-system.svc`. */
   readonly names: readonly string[];
+  /** Somebody else, such as cert-manager, writes the Secret: it is waited for and never written. */
+  readonly isGiven?: boolean;
   /** Configurations whose every webhook gets our bundle. A missing one is waited for. */
   readonly mutating?: readonly string[];
   readonly validating?: readonly string[];
@@ -280,6 +282,7 @@ async function ensureBundle(
   for (let attempt = 0; ; attempt++) {
     const secret = await client.get<SecretObject>(resources.secrets, options.secret, signal);
     const present = readBundle(secret);
+    if (options.isGiven) return requireGiven(present, options);
     const rotation = needsRotation(present, options.names, clock.now());
     if (rotation.kind === 'none' && present) return present;
     const wanted =
@@ -294,6 +297,14 @@ async function ensureBundle(
       if (!hasCode(thrown, 'conflict') || attempt >= 5) throw thrown;
     }
   }
+}
+
+function requireGiven(present: CertificateBundle | undefined, { secret }: CertificatesOptions): CertificateBundle {
+  if (present && present.key !== '' && present.caBundle !== '') return present;
+  throw new AppError(
+    'unavailable',
+    `Secret ${secret.namespace}/${secret.name} has no ${present ? keys.caBundle : keys.certificate} yet: whoever issues the webhooks' certificate has to write it`,
+  );
 }
 
 function readBundle(secret: SecretObject | undefined): CertificateBundle | undefined {

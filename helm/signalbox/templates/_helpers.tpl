@@ -16,7 +16,12 @@ app.kubernetes.io/component: operator
 {{- define "signalbox.image" -}}
 {{- $root := index . 0 -}}
 {{- $repository := index $root.Values.images (index . 1) -}}
+{{- $digest := index $root.Values.images.digests (index . 1) -}}
+{{- if $digest -}}
+{{- printf "%s%s@%s" $root.Values.images.prefix $repository $digest -}}
+{{- else -}}
 {{- printf "%s%s:%s" $root.Values.images.prefix $repository (default $root.Chart.AppVersion $root.Values.images.tag) -}}
+{{- end -}}
 {{- end }}
 
 {{- define "signalbox.webhookClient" -}}

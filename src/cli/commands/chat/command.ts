@@ -1,14 +1,16 @@
 import { createInterface } from 'node:readline/promises';
 import { Command } from 'commander';
 import { AppError, messageOf } from '../../../errors.ts';
+import type { Client } from '../../../kube/client.ts';
 import { resources } from '../../../kube/resources.ts';
 import { addClusterOptions, type ClusterOptions, parseServiceRef, withCluster } from '../../connection.ts';
 import { type Message, sendTurn, type Turn } from '../../conversation.ts';
 import { addOutputOption, type OutputFormat, parseOutputFormat, printResult } from '../../output-format.ts';
 import type { CliDeps } from '../../program.ts';
-import { getService, type PodObject } from '../../service.ts';
+import { getService, type PodObject, type ServiceObject } from '../../service.ts';
 
 interface ChatOptions extends ClusterOptions {
+  readonly any?: true;
   readonly url?: string;
   readonly model?: string;
   readonly message?: readonly string[];
@@ -21,20 +23,24 @@ interface ChatOptions extends ClusterOptions {
 export function chatCommand(deps: CliDeps): Command {
   const command = new Command('chat')
     .description('hold a conversation with a service through its Gateway; says after each turn which pods served it')
-    .argument('<service>', 'NAME or NAMESPACE/NAME')
+    .argument('[service]', 'NAME or NAMESPACE/NAME')
+    .option('--any', 'without a service: ask any that is ready, the newest first')
     .option('-m, --message <text...>', 'what to say, a turn each; otherwise line by line from standard input')
     .option('--system <text>', 'system message')
     .option('--model <name>', "model or adapter to ask for; the service's own without it")
     .option('--max-tokens <n>', 'longest answer', '512')
     .option('--url <url>', 'where the service answers, when its status.url cannot be reached from here')
-    .action(async (text: string, options: ChatOptions) => {
+    .action(async (text: string | undefined, options: ChatOptions) => {
       const format = parseOutputFormat(options.output);
       const maxTokens = Number(options.maxTokens);
       if (!Number.isInteger(maxTokens) || maxTokens < 1)
         throw new AppError('usage', `--max-tokens ${options.maxTokens}: must be a whole number from 1`);
       await withCluster(deps, options, async ({ client, namespace }) => {
-        const ref = parseServiceRef(text, namespace);
-        const service = await getService(client, ref, deps.signal);
+        const service =
+          text === undefined
+            ? await findAny(client, options, deps.signal)
+            : await getService(client, parseServiceRef(text, namespace), deps.signal);
+        const ref = { namespace: service.metadata.namespace ?? namespace, name: service.metadata.name };
         const url = (options.url ?? service.status?.url)?.replace(/\/+$/, '');
         if (!url) {
           const ready = service.status?.conditions?.find(({ type }) => type === 'Ready');
@@ -54,6 +60,20 @@ export function chatCommand(deps: CliDeps): Command {
       });
     });
   return addOutputOption(addClusterOptions(command));
+}
+
+async function findAny(client: Client, { any }: ChatOptions, signal: AbortSignal): Promise<ServiceObject> {
+  if (!any) throw new AppError('usage', 'name a service, or give --any');
+  const { items } = await client.list<ServiceObject>(resources.llmInferenceServices, {}, signal);
+  const isReady = ({ status }: ServiceObject) =>
+    status?.url !== undefined && status.conditions?.some(({ type, status: is }) => type === 'Ready' && is === 'True');
+  const ageOf = ({ metadata }: ServiceObject) => metadata.creationTimestamp ?? '';
+  const found = items.filter(isReady).sort((a, b) => (ageOf(a) < ageOf(b) ? 1 : -1))[0];
+  if (found) return found;
+  throw new AppError(
+    'unavailable',
+    `none of ${items.length} services is ready with a URL; \`signalbox explain\` says why`,
+  );
 }
 
 async function converse(
