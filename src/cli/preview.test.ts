@@ -93,7 +93,7 @@ describe('what the operator would do', () => {
       });
       expect(JSON.stringify(manifests)).not.toContain('preview-');
     }
-  });
+  }, 120_000);
 });
 
 describe('a dry client', () => {

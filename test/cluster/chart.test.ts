@@ -2,11 +2,18 @@ import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { installManifests } from '../../src/generate/install-manifest.ts';
+import type { Client } from '../../src/kube/client.ts';
+import { loadKubeConfig } from '../../src/kube/config.ts';
+import { resources } from '../../src/kube/resources.ts';
+import { createClient } from '../../src/kube/rest-client.ts';
+import type { ControlPlane } from '../../src/local/control-plane.ts';
 import { findBinaries } from '../../src/local/paths.ts';
-import { localEnvironment, root } from './control-plane.ts';
+import { silentLogger } from '../../src/telemetry/log.ts';
+import { localEnvironment, root, startTestControlPlane } from './control-plane.ts';
+import { readManifests } from './permitted-operator.ts';
 
 /** The chart, judged by the real Helm. */
 
@@ -83,4 +90,96 @@ describe('the chart', () => {
       expect(JSON.parse(Object.values(data)[0] ?? '')).toMatchObject({ uid: expect.stringMatching(/^signalbox-/) });
     }
   });
+});
+
+describe('what the chart makes', () => {
+  it('with its defaults: two replicas apart, a budget, closed ports, nothing of tests without Helm', async () => {
+    const text = await template('--skip-tests');
+    expect(text).toMatch(/kind: PodDisruptionBudget[\s\S]+?maxUnavailable: 1/);
+    expect(text).toMatch(/kind: NetworkPolicy[\s\S]+?- port: webhook\n\s+- port: health/);
+    expect(text).toMatch(/replicas: 2[\s\S]+?podAntiAffinity/);
+    expect(text).not.toMatch(/signalbox-test|cert-manager\.io/);
+  });
+
+  it('with one replica: no budget, which would only keep nodes from being drained', async () => {
+    expect(await template('--set', 'replicas=1')).not.toContain('kind: PodDisruptionBudget');
+  });
+
+  it('with digests and a mirror: images by both', async () => {
+    const digest = `sha256:${'ab'.repeat(32)}`;
+    const text = await template('--set', `images.prefix=mirror.example.com/,images.digests.operator=${digest}`);
+    expect(text).toContain(`image: mirror.example.com/signalbox/operator@${digest}`);
+    expect(text).toContain('--epp-image=mirror.example.com/signalbox/epp:0.1.0');
+  });
+
+  it('with cert-manager: a Certificate into the Secret that the operator then waits for', async () => {
+    const text = await template('--set', 'webhook.certificates=cert-manager,webhook.issuer=ClusterIssuer/corporate');
+    expect(text).toMatch(/kind: Certificate[\s\S]+?secretName: signalbox-webhook-certificate/);
+    expect(text).toMatch(/issuerRef:\n\s+kind: ClusterIssuer\n\s+name: corporate/);
+    expect(text).not.toContain('kind: Issuer\nmetadata');
+    expect(text).toContain('--webhook-certificate=given');
+  });
+
+  it.each([
+    ['an issuer without kind', 'webhook.issuer=corporate', '/webhook/issuer'],
+    ['a digest that is none', 'images.digests.epp=latest', '/images/digests/epp'],
+    ['certificates of nobody', 'webhook.certificates=none', '/webhook/certificates'],
+    ['a service without namespace', 'test.service=chat', '/test/service'],
+  ])('refuses %s', async (_, value, path) => {
+    expect(await template('--set', value)).toContain(path);
+  });
+});
+
+describe('a release', () => {
+  let plane: ControlPlane;
+  let admin: Client;
+  beforeAll(async () => {
+    plane = await startTestControlPlane({ serviceNetwork: '127.219' });
+    admin = createClient(await loadKubeConfig({ path: plane.kubeconfigPath }), { log: silentLogger });
+  }, 600_000);
+  afterAll(async () => {
+    await admin?.close();
+    await plane?.stop();
+  }, 60_000);
+
+  it('of the chart before is upgraded, and leaves definitions and services behind when it goes', async () => {
+    const options = ['--namespace=signalbox-system', `--kubeconfig=${plane.kubeconfigPath}`];
+    const before = join(root, 'test/cluster/testdata/signalbox-0.1.0.tgz');
+    expect(await run('install', 'signalbox', before, ...options, '--create-namespace')).toContain('STATUS: deployed');
+    // Nobody converts here.
+    const names = ['llminferenceservices', 'llminferenceserviceconfigs'].map((plural) => `${plural}.serving.kserve.io`);
+    const withoutConversion = () =>
+      Promise.all(
+        names.map((name) =>
+          admin.mergePatch(
+            resources.customResourceDefinitions,
+            { name },
+            { spec: { conversion: { strategy: 'None', webhook: null } } },
+          ),
+        ),
+      );
+    await withoutConversion();
+    for (const name of names)
+      for (const file of readManifests('crds', `serving.kserve.io_${name.split('.')[0]}.yaml`))
+        await admin.apply(resources.customResourceDefinitions, file, { fieldManager: 'kubectl', force: true });
+    await withoutConversion();
+    const upgraded = await run('upgrade', 'signalbox', join(root, 'helm/signalbox'), ...options);
+    expect(upgraded).toContain('STATUS: deployed');
+    const at = { namespace: 'signalbox-system', name: 'signalbox-operator' };
+    expect(await admin.get(resources.deployments, at)).toMatchObject({ spec: { replicas: 2 } });
+    expect(await admin.get(resources.podDisruptionBudgets, at)).toBeDefined();
+
+    for (const name of ['mutatingWebhookConfigurations', 'validatingWebhookConfigurations'] as const)
+      await admin.delete(resources[name], { name: 'signalbox' });
+    const service = {
+      apiVersion: 'serving.kserve.io/v1alpha2',
+      kind: 'LLMInferenceService',
+      metadata: { name: 'kept', namespace: 'default' },
+      spec: { model: { uri: 'hf://a/b' } },
+    };
+    await admin.apply(resources.llmInferenceServices, service, { fieldManager: 'kubectl' });
+    expect(await run('uninstall', 'signalbox', ...options)).toContain('uninstalled');
+    expect(await admin.get(resources.deployments, at)).toBeUndefined();
+    expect(await admin.get(resources.llmInferenceServices, service.metadata)).toMatchObject({ spec: service.spec });
+  }, 120_000);
 });
