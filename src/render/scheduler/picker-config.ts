@@ -80,6 +80,27 @@ const disaggregated: PickerConfig = {
   ],
 };
 
+const sessionScorer = 'resident-session-scorer';
+
+/** Decode pods whose sidecar remembers the conversation come first: there the turn needs no prefill. Our picker knows how. */
+function withSessions(config: PickerConfig): PickerConfig {
+  return {
+    ...config,
+    plugins: config.plugins.flatMap((plugin) =>
+      plugin.type === 'prefix-cache-scorer' ? [plugin, { type: sessionScorer }] : [plugin],
+    ),
+    schedulingProfiles: config.schedulingProfiles.map(({ name, plugins }) => ({
+      name,
+      plugins:
+        name === 'decode'
+          ? plugins.flatMap((plugin) =>
+              plugin.pluginRef === 'prefix-cache-scorer' ? [plugin, { pluginRef: sessionScorer, weight: 2 }] : [plugin],
+            )
+          : plugins,
+    })),
+  };
+}
+
 const adapterScorer = 'lora-affinity-scorer';
 
 /** With adapters, pods that have the asked one loaded come first. */
@@ -107,15 +128,28 @@ function textsOf(config: PickerConfig) {
 }
 
 /** Written once: writing YAML is the dearest part of a render. */
-const texts = { disaggregated: textsOf(disaggregated), single: textsOf(singleProfile) };
+const texts = {
+  disaggregated: textsOf(withSessions(disaggregated)),
+  /** For a picker of somebody else's image. */
+  plainDisaggregated: textsOf(disaggregated),
+  single: textsOf(singleProfile),
+};
 
 /**
  * The picker's configuration as YAML: the user's when written, else that of the topology. It is worked out anew on
  * every render, so that adding or removing prefill changes the picker too.
  */
 export function renderPickerConfig(context: Context): string {
-  const inline = context.effective.router?.scheduler?.config?.inline;
+  const scheduler = context.effective.router?.scheduler;
+  const inline = scheduler?.config?.inline;
   if (inline !== undefined) return stringify(inline);
-  const { plain, adapters } = context.hasPrefill ? texts.disaggregated : texts.single;
+  const hasOwnImage = scheduler?.template?.containers?.some(
+    ({ name, image }) => name === 'main' && image !== undefined,
+  );
+  const { plain, adapters } = !context.hasPrefill
+    ? texts.single
+    : hasOwnImage
+      ? texts.plainDisaggregated
+      : texts.disaggregated;
   return hasAdapters(context.effective) ? adapters : plain;
 }

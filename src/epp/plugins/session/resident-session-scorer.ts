@@ -18,6 +18,8 @@ const timeoutMs = 1000;
 const maxPageBytes = 1 << 20;
 /** Pods that do not answer are asked at most this seldom. */
 const maxBackOffMs = 10_000;
+/** Where nobody listens, or the page is unknown, there is no sidecar of ours: looked at this seldom, and nothing is amiss. */
+const absentBackOffMs = 60_000;
 /** A list that could not be read for so long says nothing any more. */
 const staleMs = 10_000;
 
@@ -25,8 +27,15 @@ interface Resident {
   keys: ReadonlySet<string>;
   etag: string | undefined;
   readAtMs: number;
+  readonly address: string;
   readonly abort: AbortController;
 }
+
+/** The pod has no such page. */
+class Absent extends Error {}
+
+const isRefused = (thrown: unknown): boolean =>
+  typeof thrown === 'object' && thrown !== null && 'code' in thrown && thrown.code === 'ECONNREFUSED';
 
 /** 1 where the sidecar of the pod remembers the request's conversation, which then needs no prefill there; else 0. */
 export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
@@ -58,6 +67,7 @@ export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
       if (size > maxPageBytes) throw new Error(`the list is larger than ${maxPageBytes} bytes`);
       chunks.push(chunk);
     }
+    if (statusCode === 404) throw new Absent(path);
     if (statusCode !== 200 && statusCode !== 304) throw new Error(`the sidecar answered ${statusCode}`);
     resident.readAtMs = clock.now();
     if (statusCode === 304) return;
@@ -69,14 +79,18 @@ export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
     const { signal } = resident.abort;
     let failures = 0;
     while (!signal.aborted) {
+      let isAbsent = false;
       try {
         await read(endpoint, resident);
         failures = 0;
       } catch (thrown) {
         if (signal.aborted) return;
-        if (failures++ === 0) context.report('late', `sessions of ${endpoint.id} cannot be read: ${messageOf(thrown)}`);
+        isAbsent = thrown instanceof Absent || isRefused(thrown);
+        if (failures++ === 0 && !isAbsent)
+          context.report('late', `sessions of ${endpoint.id} cannot be read: ${messageOf(thrown)}`);
       }
-      const pauseMs = Math.min(Math.max(maxBackOffMs, intervalMs), intervalMs * 2 ** Math.min(failures, 10));
+      const longestMs = isAbsent ? absentBackOffMs : maxBackOffMs;
+      const pauseMs = Math.min(Math.max(longestMs, intervalMs), intervalMs * 2 ** Math.min(failures, 10));
       try {
         await clock.sleep(pauseMs * (0.9 + 0.2 * context.random()), signal);
       } catch {
@@ -90,8 +104,8 @@ export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
     for (const endpoint of pool.current()) {
       if (endpoint.isReady && !rolesWithout.has(endpoint.labels[roleLabel] ?? '')) wanted.set(endpoint.id, endpoint);
     }
-    for (const [id, { abort }] of residents) {
-      if (wanted.has(id)) continue;
+    for (const [id, { address, abort }] of residents) {
+      if (wanted.get(id)?.address === address) continue;
       abort.abort();
       residents.delete(id);
     }
@@ -101,6 +115,7 @@ export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
         keys: new Set(),
         etag: undefined,
         readAtMs: Number.NEGATIVE_INFINITY,
+        address: endpoint.address,
         abort: new AbortController(),
       };
       residents.set(id, resident);
@@ -108,6 +123,10 @@ export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
     }
   };
   let unsubscribe = () => {};
+  const hasKeys = (): boolean => {
+    for (const { keys } of residents.values()) if (keys.size > 0) return true;
+    return false;
+  };
 
   return {
     type: context.type,
@@ -127,6 +146,8 @@ export const createResidentSessionScorer: PluginFactory = (context): Scorer => {
       keys: [...residents.values()].reduce((total, { keys }) => total + keys.size, 0),
     }),
     score: (cycle, endpoints, scores) => {
+      // Hashing a conversation is the dear part; where nobody remembers any, there is nothing to compare with.
+      if (!hasKeys()) return;
       const keys = cycle.request.sessionKeys?.() ?? [];
       if (keys.length === 0) return;
       const oldest = clock.now() - staleMs;
