@@ -4,7 +4,7 @@ import { AppError, messageOf } from '../errors.ts';
 import { parseDurationMs } from '../flags.ts';
 import { errorBody } from '../openai/error-body.ts';
 import { type ModelNames, replaceModelName, toModelNames } from '../openai/model-name.ts';
-import { type Api, apiOf, type Completion, parseCompletion, promptText } from '../openai/request.ts';
+import { type Completion, promptText } from '../openai/request.ts';
 import { sessionKeysOf } from '../openai/session-key.ts';
 import { type Usage, usageOf } from '../openai/usage.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -21,7 +21,9 @@ import type { Endpoint } from './framework/endpoint.ts';
 import type { ExchangeObserver } from './framework/plugin.ts';
 import { matchedShare, type PrefixMatch, prefixMatchKey } from './framework/prefix-match.ts';
 import type { Scheduler } from './framework/scheduler.ts';
+import { usageInGrpcTail } from './grpc-engine.ts';
 import type { EppTelemetry, FlowLabels, FlowMetrics } from './metrics.ts';
+import { type ReadBody, readBody } from './request-reader.ts';
 
 /** One HTTP request, whatever brought it. */
 export interface InboundRequest {
@@ -157,14 +159,16 @@ export function createDirector(deps: {
     isTrial = false,
   ): { readonly request: PickRequest; readonly flow: FlowLabels } => {
     const { headers } = inbound;
-    const sent = parseBody(inbound);
-    if (sent !== undefined && sent.model === '' && modelIsNeeded.has(sent.api)) {
+    const read = parseBody(inbound);
+    const sent = read?.completion;
+    if (read?.needsModel === true && sent?.model === '') {
       throw new AppError('invalid', 'model not found in request body; name the model in "model"');
     }
     const policies = deps.policies();
     const model = sent?.model ?? '';
-    let target = model === '' ? undefined : firstHeader(headers, inputHeaders.model);
-    if (target === undefined && model !== '') {
+    const isRewritable = read?.isRewritable === true && model !== '';
+    let target = isRewritable ? firstHeader(headers, inputHeaders.model) : undefined;
+    if (target === undefined && isRewritable) {
       const rewrite = policies.rewriteOfModel.get(model) ?? policies.rewriteOfOthers;
       if (rewrite !== undefined) {
         target = pickTarget(rewrite, deps.random());
@@ -374,9 +378,6 @@ function toFlowRequest({ headers, bodyBytes }: InboundRequest, flow: FlowLabels)
   };
 }
 
-/** APIs whose requests every engine refuses without a model. */
-const modelIsNeeded: ReadonlySet<Api> = new Set(['chat', 'completions', 'responses', 'messages', 'embeddings']);
-
 /** A request that could not be read. */
 const unknownFlow: FlowLabels = { model: '', target: '', fairnessId: defaultFairnessId, priority: 0 };
 
@@ -394,12 +395,11 @@ function headerOf(headers: readonly string[], name: string): string | undefined 
   return undefined;
 }
 
-function parseBody({ headers, body, bodyBytes }: InboundRequest): Completion | undefined {
+function parseBody({ headers, body, bodyBytes }: InboundRequest): ReadBody | undefined {
   if (bodyBytes === 0) return undefined;
-  const api = apiOf(headerOf(headers, ':path') ?? '');
-  if (api === undefined) return undefined;
   const [first] = body;
-  return parseCompletion(api, body.length === 1 && first !== undefined ? first : Buffer.concat(body, bodyBytes));
+  const bytes = body.length === 1 && first !== undefined ? first : Buffer.concat(body, bodyBytes);
+  return readBody(headerOf(headers, ':path') ?? '', bytes);
 }
 
 function toPickRequest(headers: readonly string[], completion: Completion | undefined): PickRequest {
@@ -526,6 +526,7 @@ export class WatchedExchange {
   #endPrefill: (() => void) | undefined;
   #tokens: { readonly load: LiveLoad; readonly tokens: number }[] = [];
   #status = 0;
+  #isGrpc = false;
   #bytes = 0;
   #tail: Buffer[] = [];
   #tailLength = 0;
@@ -577,6 +578,7 @@ export class WatchedExchange {
   /** @param served `ip:port` of the endpoint that answered, where the gateway tells: it may be a fallback */
   onResponseHeaders(headers: readonly string[], served: string | undefined): void {
     this.#status = Number(headerOf(headers, ':status') ?? 0);
+    this.#isGrpc = headerOf(headers, 'content-type')?.startsWith('application/grpc') ?? false;
     const planned: readonly Endpoint[] = this.#decision.endpoints;
     // Of a pod that is reached by another port than its endpoints', the address does not tell which one answered.
     const isPlanned = served === undefined || this.#isElsewhere(served);
@@ -635,7 +637,7 @@ export class WatchedExchange {
     metrics.duration.observe(seconds);
     metrics.responseBytes.observe(this.#bytes);
     if (this.#status >= 400) metrics.error(this.#status);
-    const usage = this.#status < 400 ? usageInTail(Buffer.concat(this.#tail)) : undefined;
+    const usage = this.#status < 400 ? this.#usage() : undefined;
     if (usage !== undefined) metrics.usage(usage);
     this.#onEnd(usage);
     const tokens = usage?.completionTokens ?? 0;
@@ -657,6 +659,11 @@ export class WatchedExchange {
       }),
     );
     telemetry.responseProcessing.observe((this.#workMs + performance.now() - start) / 1000);
+  }
+
+  #usage(): Usage | undefined {
+    const tail = Buffer.concat(this.#tail);
+    return this.#isGrpc ? usageInGrpcTail(tail) : usageInTail(tail);
   }
 
   /** A data-parallel rank is served through its pod's primary port. */

@@ -99,7 +99,15 @@ const dataPlugins = {
 } as const;
 
 /** Types that upstream's configurations list and whose work is always done here. */
-const alwaysThere = new Set(['vllmhttp-parser', 'openai-parser', 'anthropic-parser', 'passthrough-parser']);
+const alwaysThere = new Set([
+  'openai-parser',
+  'anthropic-parser',
+  'vllmhttp-parser',
+  'sglanghttp-parser',
+  'vllmgrpc-parser',
+  'vertexai-parser',
+  'passthrough-parser',
+]);
 
 /** Every plugin type that a configuration may name beside those that factories make. */
 export const dataPluginTypes: readonly string[] = [

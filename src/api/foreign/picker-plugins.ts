@@ -63,6 +63,7 @@ export const pickerPluginTypes: readonly string[] = [
   'session-affinity-filter',
   'session-affinity-scorer',
   'session-id-producer',
+  'sglanghttp-parser',
   'single-profile-handler',
   'slo-deadline-ordering-policy',
   'slo-headroom-tier-filter',
@@ -75,6 +76,8 @@ export const pickerPluginTypes: readonly string[] = [
   'topology-affinity-scorer',
   'utilization-detector',
   'utilization-filter',
+  'vertexai-parser',
+  'vllmgrpc-parser',
   'vllmhttp-parser',
   'weighted-random-picker',
 ];
