@@ -1,10 +1,11 @@
 import { AppError } from '../errors.ts';
 import { parseSimArgs } from '../sim/config.ts';
+import { withConfigFile } from '../sim/config-file.ts';
 import { startSim } from '../sim/start.ts';
 import { createLogger } from '../telemetry/log.ts';
 
 async function main(): Promise<number> {
-  const parsed = parseSimArgs(process.argv.slice(2), process.env);
+  const parsed = parseSimArgs(await withConfigFile(process.argv.slice(2)), process.env);
   if (parsed.kind !== 'config') {
     process.stdout.write(`${parsed.text.trimEnd()}\n`);
     return 0;

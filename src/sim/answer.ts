@@ -125,18 +125,26 @@ export function createEventWriter(task: Task, head: AnswerHead): EventWriter {
         },
   ).slice(0, -1);
   const before = task.replies.map((_, index) => `data: ${common},"choices":[{"index":${index},`);
-  const plain = ',"logprobs":null,"finish_reason":null}]}\n\n';
+  /** What was used when a choice has so many tokens; empty where that is not told. */
+  const usedBy = (output: number) => {
+    if (!task.hasContinuousUsage) return '';
+    const prompt = task.promptTokens;
+    return `,"usage":${JSON.stringify({ prompt_tokens: prompt, total_tokens: prompt + output, completion_tokens: output })}`;
+  };
+  const plain = ',"logprobs":null,"finish_reason":null}]';
+  const atFirst = `${plain}${usedBy(0)}}\n\n`;
   const after = (reply: Reply, index: number) =>
-    task.logprobs === undefined
+    (task.logprobs === undefined
       ? plain
-      : `,"logprobs":${JSON.stringify(logprobsOf(task, reply, index, index + 1))},"finish_reason":null}]}\n\n`;
+      : `,"logprobs":${JSON.stringify(logprobsOf(task, reply, index, index + 1))},"finish_reason":null}]`) +
+    `${usedBy(index + 1)}}\n\n`;
   const role = '"delta":{"role":"assistant","content":""}';
   return {
     first: () =>
       before
         .map((start) => {
-          if (isChat) return `${start}${role}${plain}`;
-          return task.echo === '' || isTokens ? '' : `${start}"text":${JSON.stringify(task.echo)}${plain}`;
+          if (isChat) return `${start}${role}${atFirst}`;
+          return task.echo === '' || isTokens ? '' : `${start}"text":${JSON.stringify(task.echo)}${atFirst}`;
         })
         .join(''),
     token: (choice, index) => {
@@ -163,7 +171,7 @@ export function createEventWriter(task: Task, head: AnswerHead): EventWriter {
       const nothing = isTokens ? '"token_ids":[]' : isChat ? '"delta":{"content":""}' : '"text":""';
       const reason = JSON.stringify(finishReasonOf(reply, finished));
       const handle = params ? `,"kv_transfer_params":${JSON.stringify(params)}` : '';
-      return `${before[choice] ?? ''}${nothing},"logprobs":null,"finish_reason":${reason},"stop_reason":${JSON.stringify(reply.stopReason)}}]${handle}}\n\n`;
+      return `${before[choice] ?? ''}${nothing},"logprobs":null,"finish_reason":${reason},"stop_reason":${JSON.stringify(reply.stopReason)}}]${handle}${usedBy(finished.outputTokens)}}\n\n`;
     },
     end: (outcome) => {
       const tail =

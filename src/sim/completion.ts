@@ -14,6 +14,8 @@ export interface Task {
   readonly api: TaskApi;
   readonly isStream: boolean;
   readonly includesUsage: boolean;
+  /** Every event tells what was used so far. */
+  readonly hasContinuousUsage: boolean;
   readonly promptIds: number[];
   readonly promptTokens: number;
   readonly cacheRoot: number;
@@ -40,6 +42,8 @@ export interface TaskLimits {
   /** `--reasoning-parser` is given: answers begin with thoughts. */
   readonly hasReasoning: boolean;
   readonly maxLogprobs: number;
+  /** Streams tell their usage also when they are not asked to. */
+  readonly forcesUsage?: boolean;
 }
 
 const maxChoices = 128;
@@ -61,6 +65,11 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
     if (typeof streamOptions !== 'object') throw new AppError('invalid', 'stream_options must be an object');
     if (!request.stream) throw new AppError('invalid', 'stream_options is only allowed when stream is true');
   }
+  const options = streamOptions as
+    | { readonly include_usage?: unknown; readonly continuous_usage_stats?: unknown }
+    | undefined
+    | null;
+  const includesUsage = request.stream && (options?.include_usage === true || limits.forcesUsage === true);
   number(body, 'temperature', 0, Number.POSITIVE_INFINITY);
   number(body, 'top_p', 0, 1);
   const prompt: Prompt = isChat
@@ -125,7 +134,8 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
   return {
     api,
     isStream: request.stream,
-    includesUsage: (streamOptions as { include_usage?: unknown } | undefined | null)?.include_usage === true,
+    includesUsage,
+    hasContinuousUsage: includesUsage && options?.continuous_usage_stats === true,
     promptIds: prompt.ids,
     promptTokens,
     cacheRoot: salt ? hashText(salt) : 0,

@@ -10,6 +10,15 @@ import { splitVllmArgs } from './vllm-flags.ts';
 /** The vLLM version whose behaviour is simulated. */
 export const vllmVersion = '0.11.0';
 
+export interface TlsFiles {
+  readonly certFile: string;
+  readonly keyFile: string;
+  /** Authorities of clients' certificates. */
+  readonly caFile: string | undefined;
+  readonly clientCertificates: 'none' | 'optional' | 'required';
+  readonly isRefreshed: boolean;
+}
+
 export interface SimConfig {
   /** Model as named on the command line. */
   readonly model: string;
@@ -19,7 +28,7 @@ export interface SimConfig {
   readonly host: string | undefined;
   readonly port: number;
   readonly apiKeys: readonly string[];
-  readonly tls: { readonly certFile: string; readonly keyFile: string; readonly isRefreshed: boolean } | undefined;
+  readonly tls: TlsFiles | undefined;
   readonly maxModelLen: number;
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
@@ -39,6 +48,10 @@ export interface SimConfig {
   /** The environment switches endpoints for development on. */
   readonly isDevMode: boolean;
   readonly hasResponseStore: boolean;
+  readonly hasRequestIdHeaders: boolean;
+  /** Streams tell their usage also when they are not asked to. */
+  readonly forcesUsage: boolean;
+  readonly hasFaultTolerance: boolean;
   readonly hasAutoToolChoice: boolean;
   readonly hasReasoning: boolean;
   readonly maxLogprobs: number;
@@ -191,7 +204,6 @@ export function parseSimArgs(
   for (const flag of ownUnknown) problems.push(`unknown flag ${flag}; --help lists those of the simulator`);
   const foreign = given.unknown.filter((flag) => !ownUnknown.includes(flag));
   if (foreign.length > 0) warnings.push(`not known as arguments of vLLM, left aside: ${foreign.join(' ')}`);
-  if (flags.has('config')) warnings.push('--config: the file is not read, give its content as flags');
 
   const last = (flag: string) => flags.get(flag)?.at(-1);
   const whole = (flag: string, fallback: number, min: number, max = Number.MAX_SAFE_INTEGER) => {
@@ -293,7 +305,13 @@ export function parseSimArgs(
     apiKeys: flags.get('api-key') ?? (env.VLLM_API_KEY ? [env.VLLM_API_KEY] : []),
     tls:
       certFile !== undefined && keyFile !== undefined
-        ? { certFile, keyFile, isRefreshed: last('enable-ssl-refresh') === 'true' }
+        ? {
+            certFile,
+            keyFile,
+            caFile: last('ssl-ca-certs'),
+            clientCertificates: (['none', 'optional', 'required'] as const)[whole('ssl-cert-reqs', 0, 0, 2)] ?? 'none',
+            isRefreshed: last('enable-ssl-refresh') === 'true',
+          }
         : undefined,
     maxModelLen,
     maxSequences: whole('max-num-seqs', 256, 1),
@@ -310,6 +328,9 @@ export function parseSimArgs(
     hasSleepMode: bare('enable-sleep-mode', false),
     isDevMode: isOn(env.VLLM_SERVER_DEV_MODE),
     hasResponseStore: isOn(env.VLLM_ENABLE_RESPONSES_API_STORE),
+    hasRequestIdHeaders: bare('enable-request-id-headers', false),
+    forcesUsage: bare('enable-force-include-usage', false),
+    hasFaultTolerance: bare('enable-fault-tolerance', false),
     hasAutoToolChoice: bare('enable-auto-tool-choice', false) && flags.has('tool-call-parser'),
     hasReasoning: flags.has('reasoning-parser'),
     maxLogprobs: whole('max-logprobs', 20, -1),
@@ -383,11 +404,12 @@ function helpText(): string {
     ...rows.map(([shown = '', text = '']) => `  ${shown.padEnd(width)}  ${text}`),
     '',
     'Arguments of vLLM that have an effect: --model, --served-model-name, --host, --port, --api-key, --ssl-certfile,',
-    '--ssl-keyfile, --enable-ssl-refresh, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
+    '--ssl-keyfile, --ssl-ca-certs, --ssl-cert-reqs, --enable-ssl-refresh, --max-model-len, --max-num-seqs, --max-num-batched-tokens, --block-size, --num-gpu-blocks-override,',
     '--[no-]enable-prefix-caching, --enable-prompt-tokens-details, --kv-transfer-config, --kv-events-config, --seed, --enable-lora, --max-loras,',
     '--data-parallel-size, -rank, -start-rank, -size-local, -external-lb, -hybrid-lb, -multi-port-external-lb, -supervisor-port,',
     '--headless, --lora-modules, --tensor-parallel-size, --gpu-memory-utilization, --shutdown-timeout, --enable-auto-tool-choice,',
-    '--tool-call-parser, --reasoning-parser, --max-logprobs, --enable-sleep-mode, --show-hidden-metrics-for-version.',
+    '--tool-call-parser, --reasoning-parser, --max-logprobs, --enable-sleep-mode, --show-hidden-metrics-for-version,',
+    '--enable-request-id-headers, --enable-force-include-usage, --enable-fault-tolerance.',
     'The others are accepted and change nothing.',
     'Environment: VLLM_API_KEY, VLLM_NIXL_SIDE_CHANNEL_HOST, VLLM_NIXL_SIDE_CHANNEL_PORT, VLLM_ALLOW_RUNTIME_LORA_UPDATING,',
     'VLLM_SERVER_DEV_MODE, VLLM_ENABLE_RESPONSES_API_STORE.',

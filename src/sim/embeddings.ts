@@ -74,7 +74,8 @@ export function renderEmbeddings(
 /** Dimensions that each token touches. */
 const spread = 8;
 
-function vectorOf(ids: readonly number[], dimensions: number): Float32Array {
+/** A vector of length 1. */
+export function vectorOf(ids: readonly number[], dimensions: number): Float32Array {
   const vector = new Float32Array(dimensions);
   for (const id of ids) {
     let state = hashText(String(id));

@@ -61,6 +61,8 @@ export interface Submission {
   readonly salt?: string;
   readonly reply: Reply;
   readonly maxTokens: number;
+  /** Answers that were asked for together; 1 when undefined. */
+  readonly choices?: number;
   readonly plan: TransferPlan;
   /** Called for each token, with its place in the reply. */
   readonly onToken?: (index: number) => void;
@@ -84,6 +86,9 @@ interface Job {
   computed: number;
   outputs: number;
   cachedTokens: number;
+  /** Prompt tokens found in the cache here, and brought over. */
+  localTokens: number;
+  fetchedTokens: number;
   scheduledAt: number;
   firstTokenAt: number;
   lastTokenAt: number;
@@ -213,6 +218,8 @@ export class Engine {
       computed: 0,
       outputs: 0,
       cachedTokens: -1,
+      localTokens: 0,
+      fetchedTokens: 0,
       scheduledAt: 0,
       firstTokenAt: 0,
       lastTokenAt: 0,
@@ -394,6 +401,7 @@ export class Engine {
     job.computed = cached * blockSize;
     if (job.cachedTokens < 0) {
       job.cachedTokens = job.computed;
+      job.localTokens = job.computed;
       this.#metrics.prefixQueries.add(job.promptTokens);
       this.#metrics.prefixHits.add(job.computed);
     }
@@ -436,6 +444,7 @@ export class Engine {
     job.state = 'ready';
     if (why === undefined) {
       const tokens = job.promptTokens - job.computed;
+      job.fetchedTokens = tokens;
       this.#metrics.externalQueries.add(tokens);
       this.#metrics.externalHits.add(tokens);
       this.#metrics.nixlTransferSeconds.observe((this.#clock.now() - startedAt) / 1000);
@@ -470,6 +479,7 @@ export class Engine {
   #commit(batch: readonly Work[]): void {
     const { blockSize } = this.#options;
     const now = this.#clock.now();
+    this.#metrics.iterationTokens.observe(batch.reduce((sum, { tokens }) => sum + tokens, 0));
     for (const { job, tokens } of batch) {
       if (job.state !== 'running') continue;
       const firstFull = Math.floor(job.computed / blockSize);
@@ -511,6 +521,10 @@ export class Engine {
     if (index === 0) {
       job.firstTokenAt = now;
       this.#metrics.promptTokens.add(job.promptTokens);
+      const { local_compute, local_cache_hit, external_kv_transfer } = this.#metrics.promptTokensBySource;
+      local_cache_hit.add(job.localTokens);
+      external_kv_transfer.add(job.fetchedTokens);
+      local_compute.add(job.promptTokens - job.localTokens - job.fetchedTokens);
       this.#metrics.firstTokenSeconds.observe((now - job.arrivedAt) / 1000);
       this.#metrics.prefillSeconds.observe((now - job.scheduledAt) / 1000);
     } else {
@@ -579,7 +593,9 @@ export class Engine {
       if (job.outputs > 1) metrics.outputTokenSeconds.observe((now - job.firstTokenAt) / 1000 / (job.outputs - 1));
       metrics.requestPromptTokens.observe(job.promptTokens);
       metrics.requestGenerationTokens.observe(job.outputs);
+      metrics.requestMaxGenerationTokens.observe(job.outputs);
       metrics.requestMaxTokens.observe(job.submission.maxTokens);
+      metrics.requestN.observe(job.submission.choices ?? 1);
     }
   }
 }

@@ -49,12 +49,17 @@ type KeysOf<T extends SimMetric['type']> = {
   [K in SimMetricKey]: (typeof simMetrics)[K]['type'] extends T ? K : never;
 }[SimMetricKey];
 
-type Counters = { readonly [K in Exclude<KeysOf<'counter'>, 'success'>]: Counter };
+type Counters = { readonly [K in Exclude<KeysOf<'counter'>, 'success' | 'promptTokensBySource'>]: Counter };
 type Histograms = { readonly [K in KeysOf<'histogram'>]: Histogram };
 
 /** What the engine counts. */
 export type EngineMetrics = Counters &
-  Histograms & { readonly success: Readonly<Record<'stop' | 'length' | 'abort' | 'error', Counter>> };
+  Histograms & {
+    readonly success: Readonly<Record<'stop' | 'length' | 'abort' | 'error', Counter>>;
+    readonly promptTokensBySource: Readonly<
+      Record<'local_compute' | 'local_cache_hit' | 'external_kv_transfer', Counter>
+    >;
+  };
 
 export function createEngineMetrics(): EngineMetrics {
   const made: Record<string, Counter | Histogram> = {};
@@ -65,6 +70,11 @@ export function createEngineMetrics(): EngineMetrics {
   return {
     ...(made as unknown as Counters & Histograms),
     success: { stop: new Counter(), length: new Counter(), abort: new Counter(), error: new Counter() },
+    promptTokensBySource: {
+      local_compute: new Counter(),
+      local_cache_hit: new Counter(),
+      external_kv_transfer: new Counter(),
+    },
   };
 }
 
@@ -96,6 +106,8 @@ export interface MetricsOptions {
   readonly maxLoras: number;
   /** Also under the names that vLLM had before and hides now. */
   readonly showsFormerNames: boolean;
+  /** Tells whether engines are healthy. */
+  readonly hasFaultTolerance: boolean;
   readonly ranks: readonly RankMetrics[];
   readonly process: () => { readonly startSeconds: number; readonly residentBytes: number };
 }
@@ -109,7 +121,9 @@ export function createMetricsPage(options: MetricsOptions): () => string {
     ]),
   ) as Record<SimMetricKey, string>;
   const writers = options.ranks.map((rank) => ({ rank, write: createSamples(options, rank) }));
-  const keys = Object.keys(simMetrics) as SimMetricKey[];
+  const keys = (Object.keys(simMetrics) as SimMetricKey[]).filter(
+    (key) => key !== 'engineHealthy' || options.hasFaultTolerance,
+  );
   return () => {
     const gauges = writers.map(({ rank }) => rank.gauges());
     const { startSeconds, residentBytes } = options.process();
@@ -169,6 +183,12 @@ function createSamples(
           .join('');
       case 'cacheConfig':
         return cacheConfig;
+      case 'engineHealthy':
+        return sample(key, 1);
+      case 'promptTokensBySource':
+        return Object.entries(metrics.promptTokensBySource)
+          .map(([source, counter]) => sample(key, counter.value, `,source="${source}"`))
+          .join('');
       case 'success':
         return Object.entries(metrics.success)
           .map(([reason, counter]) => sample(key, counter.value, `,finished_reason="${reason}"`))

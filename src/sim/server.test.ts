@@ -1,7 +1,14 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { get } from 'node:https';
 import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from '@jest/globals';
+import { eventually } from '../../test/expect/eventually.ts';
 import { type Clock, ManualClock } from '../clock.ts';
 import { EventSplitter, eventData } from '../openai/sse.ts';
+import { createAuthority, issueCertificate, type KeyPair } from '../pki.ts';
 import { silentLogger } from '../telemetry/log.ts';
 import { parseSimArgs } from './config.ts';
 import { type Sim, startSim } from './start.ts';
@@ -267,6 +274,48 @@ describe('the server', () => {
     await expect(fetch(`${sim.url}/health`)).rejects.toThrow();
   });
 
+  it('speaks TLS, asks for certificates of clients, and takes a new one of its own', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'signalbox-sim-'));
+    try {
+      const term = { notBefore: new Date(Date.now() - 60_000), notAfter: new Date(Date.now() + 600_000) };
+      const authority = await createAuthority({ commonName: 'ca', ...term });
+      const issue = (commonName: string) =>
+        issueCertificate(authority, { commonName, ipAddresses: ['127.0.0.1'], ...term });
+      const put = async ({ certificate, key }: KeyPair) => {
+        await Promise.all([writeFile(join(folder, 'crt'), certificate), writeFile(join(folder, 'key'), key)]);
+      };
+      await Promise.all([put(await issue('one')), writeFile(join(folder, 'ca'), authority.certificate)]);
+      const files = `--ssl-certfile ${folder}/crt --ssl-keyfile ${folder}/key --ssl-ca-certs ${folder}/ca`;
+      const sim = await start(`${files} --ssl-cert-reqs 2 --enable-ssl-refresh`);
+      const client = await issue('client');
+      /** Status and the name on the server's certificate. */
+      const ask = (withCertificate: boolean) =>
+        new Promise<readonly [number | undefined, string]>((resolve, reject) => {
+          const request = get({
+            host: '127.0.0.1',
+            port: sim.address.port,
+            path: '/health',
+            agent: false,
+            ca: authority.certificate,
+            ...(withCertificate ? { cert: client.certificate, key: client.key } : {}),
+          });
+          request.on('response', (response) => {
+            const { subject } = (response.socket as TLSSocket).getPeerCertificate();
+            response.resume();
+            resolve([response.statusCode, String(subject.CN)]);
+          });
+          request.on('error', reject);
+        });
+      expect(await ask(true)).toEqual([200, 'one']);
+      await expect(ask(false)).rejects.toThrow();
+      await put(await issue('two'));
+      await eventually(async () => expect(await ask(true)).toEqual([200, 'two']));
+      await expect(start(`${files}.none`)).rejects.toThrow(/--ssl-certfile, --ssl-keyfile, --ssl-ca-certs: .*ENOENT/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   it('says which port is taken', async () => {
     const sim = await start();
     await expect(start(`--port ${sim.address.port}`)).rejects.toThrow(/cannot listen on 127\.0\.0\.1:\d+.*--port/);
@@ -335,6 +384,12 @@ describe('prefill and decode apart', () => {
     const text = await (await fetch(`${d.url}/metrics`)).text();
     const local = Math.floor((tokens - 1) / 16) * 16;
     expect(text).toContain(`vllm:external_prefix_cache_hits_total{engine="0",model_name="m"} ${tokens - local}\n`);
+    const bySource = [...text.matchAll(/^vllm:prompt_tokens_by_source_total\{[^}]*source="(\w+)"\} (\d+)$/gm)];
+    expect(bySource.map(([, source, count]) => [source, Number(count)])).toEqual([
+      ['local_compute', tokens],
+      ['local_cache_hit', local],
+      ['external_kv_transfer', tokens - local],
+    ]);
   });
 
   it('streams a decode, and streams an error as an error', async () => {
@@ -601,6 +656,67 @@ describe('what operators can do', () => {
     expect(tokens.body).toMatchObject({
       choices: [{ token_ids: [expect.any(Number), expect.any(Number), expect.any(Number)] }],
     });
+  });
+
+  it('scores, ranks and pools texts', async () => {
+    const sim = await start();
+    const scores = await post(
+      sim,
+      { text_1: 'a small cat', text_2: ['a small dog', 'xyz 42', 'a small cat'] },
+      '/score',
+    );
+    expect(scores.body).toMatchObject({ object: 'list', model: 'm', data: [{ index: 0 }, { index: 1 }, { index: 2 }] });
+    const [near, far, same] = (scores.body.data as { score: number }[]).map(({ score }) => score);
+    expect(near).toBeGreaterThan(far ?? 1);
+    expect(same).toBeCloseTo(1, 6);
+    const ranked = { query: 'the small cat', documents: ['stars', { text: 'the small cat' }, 'the cat'], top_n: 2 };
+    expect((await post(sim, ranked, '/v2/rerank')).body.results).toMatchObject([
+      { index: 1, document: { text: 'the small cat' } },
+      { index: 2 },
+    ]);
+    expect((await post(sim, { input: ['a', 'b'], dimensions: 8 }, '/pooling')).body.data).toMatchObject([
+      { object: 'pooling', index: 0 },
+      { index: 1 },
+    ]);
+    const bad: readonly (readonly [path: string, body: unknown, message: RegExp])[] = [
+      ['/score', { text_1: ['a', 'b'], text_2: ['a', 'b', 'c'] }, /text_1 has 2 texts and text_2 has 3/],
+      ['/v1/score', { text_1: 'a' }, /text_2 must be/],
+      ['/rerank', { query: 'a', documents: [1] }, /documents must be/],
+      ['/v1/rerank', { documents: ['a'] }, /query must be/],
+      ['/rerank', { query: 'a', documents: ['a'], top_n: -1 }, /top_n must be/],
+    ];
+    for (const [path, body, message] of bad) {
+      expect(await post(sim, body, path)).toMatchObject({
+        status: 400,
+        body: { error: { message: expect.stringMatching(message) } },
+      });
+    }
+  });
+
+  it('tells usage with every event, or unasked, and the id of a request', async () => {
+    const eventsOf = async (sim: Running, body: Json) => {
+      const response = await fetch(`${sim.url}/v1/chat/completions`, {
+        method: 'POST',
+        body: JSON.stringify({ messages: [user('Hello')], max_tokens: 3, stream: true, ...body }),
+      });
+      const events = (await response.text()).split('\n\n').filter((event) => event.startsWith('data: {'));
+      return events.map((event) => JSON.parse(event.slice(6)) as { usage?: { completion_tokens: number } | null });
+    };
+    const sim = await start();
+    const options = { include_usage: true, continuous_usage_stats: true };
+    const told = (await eventsOf(sim, { stream_options: options })).map(({ usage }) => usage?.completion_tokens);
+    expect(told).toEqual([0, 1, 2, 3, 3, 3]);
+    expect((await eventsOf(sim, {})).some(({ usage }) => usage)).toBe(false);
+    const forced = await start('--enable-force-include-usage --enable-request-id-headers --enable-fault-tolerance');
+    expect((await eventsOf(forced, {})).at(-1)).toMatchObject({ usage: { completion_tokens: 3 } });
+    const body = { messages: [user('Hello')], max_tokens: 1 };
+    const named = await post(forced, body, '/v1/chat/completions', { 'x-request-id': 'abc' });
+    expect(named.headers.get('x-request-id')).toBe('abc');
+    expect((await fetch(`${forced.url}/health`)).headers.get('x-request-id')).toMatch(/^[0-9a-f]{32}$/);
+    expect((await fetch(`${sim.url}/health`)).headers.get('x-request-id')).toBeNull();
+    const page = async ({ url }: Running) => (await fetch(`${url}/metrics`)).text();
+    expect(await page(forced)).toMatch(/^vllm:engine_healthy\{engine="0",model_name="m"\} 1$/m);
+    expect(await page(sim)).not.toContain('engine_healthy');
   });
 
   it('thinks first where a reasoning parser is set', async () => {

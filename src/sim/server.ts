@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../clock.ts';
 import { AppError } from '../errors.ts';
@@ -14,6 +14,7 @@ import type { Adapter, Adapters } from './lora.ts';
 import { createMessageEvents, messageError, messagesToChat, renderMessage } from './messages.ts';
 import { pickRank, type Rank, type RemoteAddress, sumStats } from './rank.ts';
 import { answerMessages, createResponseEvents, renderResponse, responsesToChat } from './responses.ts';
+import { pool, rerank, score } from './scoring.ts';
 import { createTokenApi } from './tokens.ts';
 
 export interface ServerOptions {
@@ -31,6 +32,8 @@ export interface ServerOptions {
   readonly hasSleepMode: boolean;
   readonly isDevMode: boolean;
   readonly hasResponseStore: boolean;
+  /** Answers carry the request's id, or a new one. */
+  readonly hasRequestIdHeaders: boolean;
   readonly faults: Faults;
   /** Ends the process as a crash does. */
   readonly crash: (exitCode: number) => void;
@@ -155,6 +158,9 @@ export function createHandler(options: ServerOptions): Handler {
     '/v1/chat/completions/render': answered((body) => tokens.render('chat', body, renderHead(body))),
     '/v1/completions/render': answered((body) => tokens.render('completions', body, renderHead(body))),
     '/v1/embeddings': withBody(embed),
+    ...Object.fromEntries(['/score', '/v1/score'].map((path) => [path, scored(score)])),
+    ...Object.fromEntries(['/rerank', '/v1/rerank', '/v2/rerank'].map((path) => [path, scored(rerank)])),
+    '/pooling': scored(pool),
     '/tokenize': answered((body) => {
       checkModel(modelOfBody(body));
       return tokens.tokenize(body);
@@ -217,6 +223,9 @@ export function createHandler(options: ServerOptions): Handler {
 
   function handle(request: IncomingMessage, response: ServerResponse): void {
     const path = plainPath(request.url ?? '/');
+    if (options.hasRequestIdHeaders) {
+      response.setHeader('x-request-id', request.headers['x-request-id'] ?? randomUUID().replaceAll('-', ''));
+    }
     try {
       if (isDraining) {
         response.setHeader('connection', 'close');
@@ -256,12 +265,28 @@ export function createHandler(options: ServerOptions): Handler {
   }
 
   function embed(body: Fields, response: ServerResponse): void {
-    checkModel(modelOfBody(body));
+    const head = pooledHead(body);
     const task = parseEmbeddings(body, options.limits.maxModelLen);
     const tokens = task.inputs.reduce((sum, ids) => sum + ids.length, 0);
-    const head = { id: `embd-${nextId()}`, created: Math.floor(clock.now() / 1000), model: options.servedNames[0] };
+    answerAfter(response, tokens, () => renderEmbeddings(task, { ...head, id: `embd-${head.id}` }));
+  }
+
+  function scored(judge: typeof score): Post {
+    return withBody((body, response) => {
+      const result = judge(body, pooledHead(body), options.limits.maxModelLen);
+      answerAfter(response, result.tokens, () => JSON.stringify(result.body));
+    });
+  }
+
+  function pooledHead(body: Fields): { readonly id: string; readonly created: number; readonly model: string } {
+    checkModel(modelOfBody(body));
+    return { id: nextId(), created: Math.floor(clock.now() / 1000), model: options.servedNames[0] };
+  }
+
+  /** When the prompt's tokens would be computed. */
+  function answerAfter(response: ServerResponse, tokens: number, render: () => string): void {
     const answer = () => {
-      if (!response.destroyed) sendJson(response, 200, renderEmbeddings(task, head));
+      if (!response.destroyed) sendJson(response, 200, render());
     };
     const waitMs = (tokens * options.prefillUsPerToken) / 1000;
     if (waitMs < 1) answer();
@@ -411,6 +436,7 @@ export function createHandler(options: ServerOptions): Handler {
       ...(task.salt === undefined ? {} : { salt: task.salt }),
       reply: task.replies[choice] ?? task.replies[0],
       maxTokens: task.maxTokens,
+      choices: task.replies.length,
       plan: task.plan,
     });
     const isCut = (tokens: number) => job.cutAfter !== undefined && tokens > job.cutAfter;

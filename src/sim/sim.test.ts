@@ -1,6 +1,10 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from '@jest/globals';
 import { ManualClock } from '../clock.ts';
 import { parseSimArgs, type SimConfig } from './config.ts';
+import { withConfigFile } from './config-file.ts';
 import { Engine, type Finished, type Submission } from './engine.ts';
 import { extendHashes, hashBlock, KvCache } from './kv-cache.ts';
 import { createCacheEvents } from './kv-events.ts';
@@ -608,6 +612,33 @@ describe('arguments', () => {
     'm --compilation-config.cudagraph_mode NONE --hf-overrides.a.b 1 -O3 --enable-chunked-prefill --swap-space 4',
   ])('knows what vLLM knows: %j', (line) => {
     expect(parse(line)).toMatchObject({ model: 'm', warnings: [] });
+  });
+
+  it('reads the file that --config names, what is written out first', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'signalbox-sim-'));
+    const path = join(folder, 'vllm.yaml');
+    const text =
+      'model: n\nport: 7\nmax_num_seqs: 3\nenable-lora: true\nenable-prefix-caching: false\nserved-model-name: [a, b]\n' +
+      'hf-token: null\nkv-transfer-config: {kv_connector: NixlConnector}\n';
+    try {
+      await writeFile(path, text);
+      const config = async (...argv: string[]) => parse((await withConfigFile(argv)).join(' '));
+      const fromFile = { maxSequences: 3, maxLoras: 1, hasPrefixCaching: false, servedNames: ['a', 'b'], warnings: [] };
+      expect(await config('serve', '--config', path)).toMatchObject({ ...fromFile, model: 'n', port: 7 });
+      expect(await config('serve', 'm', `--config=${path}`, '--port', '8')).toMatchObject({
+        ...fromFile,
+        model: 'm',
+        port: 8,
+        transfer: { onFailure: 'fail' },
+      });
+      expect(await withConfigFile(['m', '--port', '1'])).toEqual(['m', '--port', '1']);
+      await writeFile(path, '- a');
+      await expect(config('--config', path)).rejects.toThrow(/must be a map of arguments/);
+      await expect(config('--config', `${path}.none`)).rejects.toThrow(/--config .*ENOENT/);
+      await expect(config('--config')).rejects.toThrow(/--config needs a value/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it('names unknown flags of vLLM in one warning and goes on', () => {

@@ -7,7 +7,7 @@ import { dirname } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import { AppError, messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
-import { type SimConfig, vllmVersion } from './config.ts';
+import { type SimConfig, type TlsFiles, vllmVersion } from './config.ts';
 import type { Engine } from './engine.ts';
 import { Faults } from './faults.ts';
 import { Adapters } from './lora.ts';
@@ -145,6 +145,7 @@ async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clo
       hasAutoToolChoice: config.hasAutoToolChoice,
       hasReasoning: config.hasReasoning,
       maxLogprobs: config.maxLogprobs,
+      forcesUsage: config.forcesUsage,
     },
     model: config.model,
     servedNames: config.servedNames,
@@ -155,6 +156,7 @@ async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clo
     hasSleepMode: config.hasSleepMode,
     isDevMode: config.isDevMode,
     hasResponseStore: config.hasResponseStore,
+    hasRequestIdHeaders: config.hasRequestIdHeaders,
     faults: new Faults(config.faults),
     crash: (code) => {
       log.warn({ code }, 'out of memory: the engine process dies');
@@ -177,6 +179,7 @@ async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clo
       memoryUtilization: config.memoryUtilization,
       maxLoras: config.maxLoras,
       showsFormerNames: config.showsFormerMetrics,
+      hasFaultTolerance: config.hasFaultTolerance,
       process: () => ({ startSeconds, residentBytes: process.memoryUsage.rss() }),
       ranks: all.map(({ rank, engine, metrics }) => ({
         rank,
@@ -290,13 +293,15 @@ function refreshCertificate(config: SimConfig, server: TlsServer, log: Pick<Logg
   if (!tls?.isRefreshed) return () => {};
   let timer: NodeJS.Timeout | undefined;
   const refresh = () =>
-    Promise.all([readFile(tls.certFile), readFile(tls.keyFile)])
-      .then(([cert, key]) => {
-        server.setSecureContext({ cert, key });
+    readTls(tls)
+      .then((files) => {
+        server.setSecureContext(files);
         log.info('the certificate was read again');
       })
       .catch((err: unknown) => log.warn({ err }, 'the certificate could not be read again; the old one stays'));
-  const watchers: readonly FSWatcher[] = [...new Set([tls.certFile, tls.keyFile].map(dirname))].map((folder) =>
+  const watchers: readonly FSWatcher[] = [
+    ...new Set([tls.certFile, tls.keyFile, ...(tls.caFile === undefined ? [] : [tls.caFile])].map(dirname)),
+  ].map((folder) =>
     watch(folder, () => {
       clearTimeout(timer);
       timer = setTimeout(() => void refresh(), settleMs);
@@ -309,15 +314,27 @@ function refreshCertificate(config: SimConfig, server: TlsServer, log: Pick<Logg
 }
 
 async function createHttpServer(config: SimConfig): Promise<Server> {
-  if (!config.tls) return createServer();
+  const { tls } = config;
+  if (!tls) return createServer();
   try {
-    const [cert, key, https] = await Promise.all([
-      readFile(config.tls.certFile),
-      readFile(config.tls.keyFile),
-      import('node:https'),
-    ]);
-    return https.createServer({ cert, key }) as unknown as Server;
+    const [files, https] = await Promise.all([readTls(tls), import('node:https')]);
+    return https.createServer({
+      ...files,
+      requestCert: tls.clientCertificates !== 'none',
+      rejectUnauthorized: tls.clientCertificates === 'required',
+    }) as unknown as Server;
   } catch (thrown) {
-    throw new AppError('invalid', `--ssl-certfile, --ssl-keyfile: ${messageOf(thrown)}`, { cause: thrown });
+    throw new AppError('invalid', `--ssl-certfile, --ssl-keyfile, --ssl-ca-certs: ${messageOf(thrown)}`, {
+      cause: thrown,
+    });
   }
+}
+
+async function readTls(tls: TlsFiles): Promise<{ readonly cert: Buffer; readonly key: Buffer; readonly ca?: Buffer }> {
+  const [cert, key, ca] = await Promise.all([
+    readFile(tls.certFile),
+    readFile(tls.keyFile),
+    tls.caFile === undefined ? undefined : readFile(tls.caFile),
+  ]);
+  return { cert, key, ...(ca ? { ca } : {}) };
 }
