@@ -3,7 +3,7 @@ import { type DataParallel, parseDataParallel } from './data-parallel.ts';
 import { type Fault, faultKinds, parseFaults } from './faults.ts';
 import { parseKvEvents, parseTransfer, type TransferSettings } from './json-settings.ts';
 import type { KvEventsSettings } from './kv-publisher.ts';
-import type { LatencyModel } from './latency.ts';
+import { type LatencyModel, latencyProfiles } from './latency.ts';
 import { parseLoraModule } from './lora.ts';
 import { splitVllmArgs } from './vllm-flags.ts';
 
@@ -169,6 +169,7 @@ const ownArity: ReadonlyMap<string, 'bare' | 'value'> = new Map([
   ...Object.values(ownSettings).map(({ flag }) => [flag, 'value'] as const),
   ['pod-address', 'value'],
   ['sim-fault', 'value'],
+  ['sim-latency', 'value'],
   ['help', 'bare'],
   ['h', 'bare'],
   ['version', 'bare'],
@@ -230,11 +231,11 @@ export function parseSimArgs(
     problems.push(`--${flag}: "${text}" must be true or false`);
     return fallback;
   };
-  const own = (setting: OwnSetting) => {
+  const own = (setting: OwnSetting, fallback: number = setting.default) => {
     const variable = `SIGNALBOX_${setting.flag.toUpperCase().replaceAll('-', '_')}`;
     const fromFlag = last(setting.flag);
     const text = fromFlag ?? (env[variable] || undefined);
-    if (text === undefined) return setting.default;
+    if (text === undefined) return fallback;
     const value = Number(text);
     const isFine = /^\d+(\.\d+)?$/.test(text) && value >= setting.min;
     if (isFine && (setting === ownSettings.loadFactor || setting.placeholder === 'US' || Number.isInteger(value))) {
@@ -243,8 +244,14 @@ export function parseSimArgs(
     problems.push(
       `${fromFlag === undefined ? variable : `--${setting.flag}`}: "${text}" must be a number of at least ${setting.min}`,
     );
-    return setting.default;
+    return fallback;
   };
+
+  const profileName = last('sim-latency') ?? (env.SIGNALBOX_SIM_LATENCY || undefined);
+  const profile = Object.entries<LatencyModel>(latencyProfiles).find(([name]) => name === profileName)?.[1];
+  if (profileName !== undefined && !profile) {
+    problems.push(`--sim-latency: "${profileName}" is unknown; there are ${Object.keys(latencyProfiles).join(', ')}`);
+  }
 
   const positional = [...given.positional];
   const model = last('model') ?? positional.shift() ?? defaultModel;
@@ -342,10 +349,10 @@ export function parseSimArgs(
     transfer,
     kvEvents,
     latency: {
-      prefillUsPerToken: own(ownSettings.prefillUs),
-      outputTokenUs: own(ownSettings.outputUs),
-      loadFactor: own(ownSettings.loadFactor),
-      transferUsPerToken: own(ownSettings.transferUs),
+      prefillUsPerToken: own(ownSettings.prefillUs, profile?.prefillUsPerToken),
+      outputTokenUs: own(ownSettings.outputUs, profile?.outputTokenUs),
+      loadFactor: own(ownSettings.loadFactor, profile?.loadFactor),
+      transferUsPerToken: own(ownSettings.transferUs, profile?.transferUsPerToken),
     },
     startupMs: own(ownSettings.startupMs),
     outputTokens: own(ownSettings.outputTokens),
@@ -389,6 +396,10 @@ function helpText(): string {
     [
       '--sim-fault KIND[:VALUE][@PERCENT]',
       `what goes wrong, several joined by commas: ${Object.keys(faultKinds).join(', ')}; also POST /sim/faults`,
+    ],
+    [
+      '--sim-latency NAME',
+      `latencies of a model that was measured, where no other is given: ${Object.keys(latencyProfiles).join(', ')}`,
     ],
     ['--pod-address IP', 'listen on this address only (env SIGNALBOX_POD_ADDRESS)'],
     ['--version', 'print the vLLM version that is simulated'],

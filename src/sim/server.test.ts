@@ -316,6 +316,27 @@ describe('the server', () => {
     }
   });
 
+  it('listens when its model would be loaded, and can be stopped before', async () => {
+    const clock = new ManualClock(1);
+    const stopped = new AbortController();
+    const parsed = parseSimArgs(['m', '--pod-address', '127.0.0.1', '--port', '0', '--sim-startup-ms', '60000'], {});
+    if (parsed.kind !== 'config') throw new Error(parsed.kind);
+    let isUp = false;
+    const starting = startSim(parsed.config, { log: silentLogger, clock }).then((sim) => {
+      started.push(sim);
+      isUp = true;
+      return sim;
+    });
+    const given = startSim(parsed.config, { log: silentLogger, clock, signal: stopped.signal });
+    stopped.abort();
+    await expect(given).rejects.toThrow();
+    await clock.advance(59_999);
+    expect(isUp).toBe(false);
+    await clock.advance(1);
+    const { address } = await starting;
+    expect((await fetch(`http://127.0.0.1:${address.port}/health`)).status).toBe(200);
+  });
+
   it('says which port is taken', async () => {
     const sim = await start();
     await expect(start(`--port ${sim.address.port}`)).rejects.toThrow(/cannot listen on 127\.0\.0\.1:\d+.*--port/);

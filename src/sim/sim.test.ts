@@ -10,7 +10,7 @@ import { extendHashes, hashBlock, KvCache } from './kv-cache.ts';
 import { createCacheEvents } from './kv-events.ts';
 import { endpointOfRank } from './kv-publisher.ts';
 import { parseTransferParams } from './kv-transfer.ts';
-import { stepMs, transferMs } from './latency.ts';
+import { latencyProfiles, stepMs, transferMs } from './latency.ts';
 import { Leases } from './leases.ts';
 import { createEngineMetrics, Histogram } from './metrics.ts';
 import { parseChatPrompt, parseTextPrompt } from './prompt.ts';
@@ -493,6 +493,71 @@ describe('engine', () => {
   });
 });
 
+describe('a fitted latency model', () => {
+  // What was published: https://docs.nvidia.com/nim/benchmarking/llm/1.0.0/performance, 5,000 tokens in and 500 out.
+  it.each([
+    [1, 18.58],
+    [5, 21.83],
+    [25, 38.75],
+    [50, 59.73],
+  ])('with %i requests at a time needs %f ms a token', async (concurrency, published) => {
+    const clock = new ManualClock(1);
+    const metrics = createEngineMetrics();
+    const engine = new Engine({
+      clock,
+      latency: latencyProfiles['llama-70b-2xh100'],
+      metrics,
+      numBlocks: 2 ** 16,
+      blockSize: 16,
+      hasPrefixCaching: false,
+      maxSequences: 256,
+      maxBatchedTokens: 2048,
+    });
+    const reply = {
+      ids: new Array<number>(500).fill(7),
+      deltas: new Array<string>(500).fill(' x'),
+      finishReason: 'length' as const,
+      stopReason: null,
+      thoughtTokens: 0,
+    };
+    const firstTokensMs: number[] = [];
+    const betweenMs: number[] = [];
+    let left = concurrency * 3;
+    const ask = () => {
+      if (left-- <= 0) return;
+      const arrivedAt = clock.now();
+      let firstAt = 0;
+      engine.submit({
+        id: `${left}`,
+        promptIds: new Array<number>(5000).fill(300),
+        cacheRoot: left,
+        reply,
+        maxTokens: 500,
+        plan: { kind: 'local' },
+        onToken: (index) => {
+          if (index === 0) firstAt = clock.now();
+        },
+        onFinish: () => {
+          firstTokensMs.push(firstAt - arrivedAt);
+          betweenMs.push((clock.now() - firstAt) / 499);
+          ask();
+        },
+      });
+    };
+    // Clients do not begin together.
+    for (let i = 0; i < concurrency; i++) {
+      ask();
+      await clock.advance((500 * published) / concurrency);
+    }
+    const isOver = engine.idle().then(() => true);
+    while (!(await Promise.race([isOver, false]))) await clock.advance(1000);
+    const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+    expect(mean(betweenMs) / published).toBeGreaterThan(0.85);
+    expect(mean(betweenMs) / published).toBeLessThan(1.15);
+    if (concurrency === 1) expect(Math.abs(mean(firstTokensMs) - 406.77)).toBeLessThan(40);
+  });
+});
+
 describe('metrics', () => {
   it('writes a histogram that adds up', () => {
     const histogram = new Histogram([0.5, 1]);
@@ -525,6 +590,10 @@ describe('arguments', () => {
     ['m -tp 2 -O3 --seed -4', { tensorParallelSize: 2, seed: -4 }],
     ['m --pod-address 127.1.2.3 --host 0.0.0.0', { host: '127.1.2.3' }],
     ['m --shutdown-timeout 3', { drainMs: 3000 }],
+    [
+      'm --sim-latency llama-70b-2xh100 --sim-output-token-us 1',
+      { latency: { ...latencyProfiles['llama-70b-2xh100'], outputTokenUs: 1 } },
+    ],
     ['m --kv-transfer-config {"kv_connector":"LMCacheConnectorV1"}', { transfer: undefined }],
     ['m --api-key a b', { apiKeys: ['a', 'b'] }],
   ])('reads %j', (line, expected) => {
@@ -652,6 +721,7 @@ describe('arguments', () => {
     ['m --port', /--port needs a value/],
     ['m --sim-prefil 3', /unknown flag --sim-prefil/],
     ['m --sim-kv-blocks 0', /--sim-kv-blocks: "0"/],
+    ['m --sim-latency gpt', /--sim-latency: "gpt" is unknown; there are llama-70b-2xh100/],
     ['m n', /too many arguments: n/],
     ['bench serve', /only serve/],
     ['m --kv-transfer-config {', /--kv-transfer-config: .* is not JSON/],

@@ -15,7 +15,8 @@ import { eventually } from '../expect/eventually.ts';
 /** The picker's precise prefix index, told by engines that are processes of their own, over ZeroMQ. */
 
 const root = join(import.meta.dirname, '..', '..');
-const addresses = ['127.0.0.1', '127.0.0.2'] as const;
+/** The last one has two data-parallel ranks, on a port each. */
+const addresses = ['127.0.0.1', '127.0.0.2', '127.0.0.3'] as const;
 const waitMs = 30_000;
 
 async function freePort(): Promise<number> {
@@ -27,8 +28,8 @@ async function freePort(): Promise<number> {
   return address.port;
 }
 
-const endpoint = (i: number, address: string, port: number): Endpoint => ({
-  id: `default/pod-${i}-rank-0`,
+const endpoint = (i: number, address: string, port: number, rank = 0): Endpoint => ({
+  id: `default/pod-${i}-rank-${rank}`,
   name: `pod-${i}`,
   namespace: 'default',
   address,
@@ -69,7 +70,7 @@ describe('a picker and engines that tell what they cache', () => {
 
   beforeAll(async () => {
     [port, eventPort, replayPort] = await Promise.all([freePort(), freePort(), freePort()]);
-    for (const address of addresses) {
+    for (const [i, address] of addresses.entries()) {
       const events = {
         enable_kv_cache_events: true,
         publisher: 'zmq',
@@ -80,6 +81,14 @@ describe('a picker and engines that tell what they cache', () => {
       const args = ['serve', 'm', '--port', String(port), '--kv-events-config', JSON.stringify(events)];
       args.push('--block-size', '4', '--num-gpu-blocks-override', '128', '--sim-output-token-us', '0');
       args.push('--sim-prefill-us-per-token', '0', '--enable-lora', '--lora-modules', 'poet=/adapters/poet');
+      if (i === 2)
+        args.push(
+          '--data-parallel-size',
+          '2',
+          '--data-parallel-multi-port-external-lb',
+          '--data-parallel-supervisor-port',
+          '0',
+        );
       const child = spawn(join(root, 'node_modules/.bin/node'), [join(root, 'src/cmd/sim.ts'), ...args], {
         env: { ...process.env, SIGNALBOX_POD_ADDRESS: address, VLLM_SERVER_DEV_MODE: '1' },
         stdio: 'ignore',
@@ -106,8 +115,7 @@ describe('a picker and engines that tell what they cache', () => {
     );
   });
 
-  async function picker() {
-    const endpoints = addresses.map((address, i) => endpoint(i, address, port));
+  async function picker(endpoints = addresses.slice(0, 2).map((address, i) => endpoint(i, address, port))) {
     const reports: string[] = [];
     const built = buildScheduler(
       parsePickerConfig(
@@ -159,8 +167,8 @@ schedulingProfiles: [{name: default, plugins: [{pluginRef: prefix-cache-scorer}]
   }
 
   /** Has a pod answer, and returns the messages with the answer. */
-  async function turn(pod: 0 | 1, chat: Chat): Promise<readonly Message[]> {
-    const response = await fetch(`http://${addresses[pod]}:${port}/v1/chat/completions`, {
+  async function turn(pod: 0 | 1 | 2, chat: Chat, rank = 0): Promise<readonly Message[]> {
+    const response = await fetch(`http://${addresses[pod]}:${port + rank}/v1/chat/completions`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({ model: 'm', ...chat }),
@@ -207,6 +215,17 @@ schedulingProfiles: [{name: default, plugins: [{pluginRef: prefix-cache-scorer}]
     await eventually(async () => expect(await shares(second)).toEqual([0, 0]), waitMs);
     expect(state()).toMatchObject({ orphans: 0, lost: 0, malformed: 0, restarts: 0 });
     expect(reports).toEqual([]);
+  }, 90_000);
+
+  it('tell ranks of one pod apart', async () => {
+    const chat = { messages: [user('Which of the two of you has heard this before, and which has not?')] };
+    await turn(2, chat, 1);
+    const { shares } = await picker([endpoint(2, addresses[2], port), endpoint(2, addresses[2], port + 1, 1)]);
+    await eventually(async () => {
+      const [first, second = 0] = await shares(chat);
+      expect(first).toBe(0);
+      expect(second).toBeGreaterThan(0.7);
+    }, waitMs);
   }, 90_000);
 
   it('keep adapters and salts apart, and tell a picker that comes later what it missed', async () => {
