@@ -15,6 +15,8 @@ export interface Image {
   readonly commands: Readonly<Record<string, readonly string[]>>;
   /** Commands on the PATH of the container: name → script of /bin/sh. */
   readonly tools: Readonly<Record<string, string>>;
+  /** Environment of its containers, unless they say otherwise. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Said once when the first container of it starts: what stands in for the image. */
   readonly notice?: string;
 }
@@ -38,11 +40,21 @@ export interface ImageTableOptions {
   readonly extra?: Readonly<Record<string, Image>>;
 }
 
+/** What our programs run with, as in the Dockerfile: the picker without source maps, both hot paths with a small nursery. */
+const nodeFlags: Readonly<Record<ProgramName, readonly string[]>> = {
+  operator: ['--enable-source-maps'],
+  epp: ['--max-semi-space-size=4'],
+  sidecar: ['--enable-source-maps', '--max-semi-space-size=4'],
+  sim: ['--enable-source-maps'],
+  signalbox: ['--enable-source-maps'],
+};
+const environments: Partial<Record<ProgramName, Readonly<Record<string, string>>>> = { epp: { MALLOC_ARENA_MAX: '1' } };
+
 /** The words that run one of our programs: its bundle, or its source where nothing was built. */
 export function programCommand(root: string, node: string, program: ProgramName): readonly string[] {
   const bundle = join(root, 'dist', `${program}.mjs`);
   return existsSync(bundle)
-    ? [node, '--enable-source-maps', bundle]
+    ? [node, ...nodeFlags[program], bundle]
     : [node, '--disable-warning=ExperimentalWarning', join(root, 'src', 'cmd', `${program}.ts`)];
 }
 
@@ -54,6 +66,7 @@ export function createImageTable(options: ImageTableOptions): ImageTable {
     entrypoint: program(name),
     commands: Object.fromEntries(inImage.map((command) => [command, program(name)])),
     tools: {},
+    ...(environments[name] === undefined ? {} : { env: environments[name] }),
     ...(upstream ? { notice: `run by signalbox/${name}` } : {}),
   });
   const pickerCommands = ['/app/epp', '/epp', 'epp', 'signalbox-epp'];

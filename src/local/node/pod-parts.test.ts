@@ -5,6 +5,7 @@ import { createServer } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { systemClock } from '../../clock.ts';
@@ -240,6 +241,21 @@ describe('images', () => {
   ])('%s → %s', (image, name) => {
     const table = createImageTable({ root: '/app', node: '/node', stateDir: dir });
     expect(table.find(image)?.name).toBe(name);
+  });
+
+  it('runs what was built as the images of the Dockerfile do', async () => {
+    const root = join(dir, 'built');
+    await mkdir(join(root, 'dist'), { recursive: true });
+    const dockerfile = await readFile(fileURLToPath(new URL('../../../Dockerfile', import.meta.url)), 'utf8');
+    for (const name of ['operator', 'epp', 'sidecar', 'sim'] as const) {
+      await writeFile(join(root, 'dist', `${name}.mjs`), '');
+      const image = createImageTable({ root, node: '/bin/node', stateDir: dir }).find(`signalbox/${name}`);
+      const stage = dockerfile.split(/^FROM /m).find((text) => text.startsWith(`base AS ${name}\n`)) ?? '';
+      const entrypoint = JSON.parse(/^ENTRYPOINT (.*)$/m.exec(stage)?.[1] ?? '[]') as string[];
+      expect(image?.entrypoint.map((word) => word.replace(join(root, 'dist'), '/app'))).toEqual(entrypoint);
+      const env = [...stage.matchAll(/^ENV (\w+)=(.*)$/gm)].map(([, key = '', value = '']) => [key, value]);
+      expect(Object.entries(image?.env ?? {})).toEqual(env);
+    }
   });
 
   it('knows the commands inside, and puts a vllm on the PATH that runs the simulator with its words', async () => {

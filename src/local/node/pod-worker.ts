@@ -467,6 +467,7 @@ export class PodWorker {
       TMPDIR: join(this.#podDir, 'tmp'),
       HOSTNAME: pod.spec.hostname ?? metadata.name,
       LANG: 'C.UTF-8',
+      ...image.env,
       ...(findTokenPath(pod, this.#podDir) && hasTokenMount(pod, container)
         ? { KUBECONFIG: join(this.#podDir, 'kubeconfig') }
         : {}),
