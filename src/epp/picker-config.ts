@@ -617,9 +617,12 @@ function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly
     warnings.push(`prefix-cache-scorer: ${Object.keys(moved).join(', ')} belong to ${prefixProducer} now`);
   }
   const isPrecise = [...preciseProducers].some(has);
+  const needsPredictions = plugins.some(
+    ({ type, parameters }) => latencyReaders.has(type) || isPredictorAsked(parameters),
+  );
   const needsPrefixes = !isPrecise && plugins.some(({ type }) => prefixReaders.has(type) || latencyReaders.has(type));
   if (!has(prefixProducer) && needsPrefixes) added.push(add(prefixProducer, moved));
-  if (!has('predicted-latency-producer') && plugins.some(({ type }) => latencyReaders.has(type))) {
+  if (!has('predicted-latency-producer') && needsPredictions) {
     added.push(add('predicted-latency-producer'));
   }
   if (!has('mm-embeddings-cache-producer') && has('mm-embeddings-cache-scorer')) {
@@ -641,6 +644,11 @@ function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly
     );
   }
   return [...kept, ...added];
+}
+
+/** Of plugins that read predictions only where they are told to. */
+function isPredictorAsked(parameters: unknown): boolean {
+  return (parameters as { readonly ttftSource?: unknown } | null | undefined)?.ttftSource === 'latencyPredictor';
 }
 
 function buildProfile(

@@ -15,6 +15,7 @@ export const pickerPluginTypes: readonly string[] = [
   'criticality-scorer',
   'data-parallel-profile-handler',
   'decode-filter',
+  'destination-endpoint-served-verifier',
   'disagg-headers-handler',
   'disagg-profile-handler',
   'edf-ordering-policy',

@@ -3,6 +3,7 @@ import { describe, expect, it } from '@jest/globals';
 import protobuf from 'protobufjs';
 import { errorBody } from '../../openai/error-body.ts';
 import { toModelNames } from '../../openai/model-name.ts';
+import { servedEndpoint } from '../framework/decision.ts';
 import { split, toList } from './body-chunks.ts';
 import { CodecError, decodeRequest, encodeReplies, type ProcessingRequest, type ProcessingResponse } from './codec.ts';
 import { MessageAssembler } from './grpc.ts';
@@ -308,6 +309,31 @@ describe('the session', () => {
     endOfStream,
     aside,
   });
+  it.each<readonly [string | undefined, readonly string[]]>([
+    ['10.0.0.2:8000', ['x-went-into-resp-headers', 'x-session-token', 'x-served 10.0.0.2:8000']],
+    [undefined, ['x-went-into-resp-headers', 'x-session-token']],
+  ])('tells the client which endpoint served, where the gateway says so: %s', (served, expected) => {
+    const answerHeaders_ = new Map([
+      ['x-session-token', 't'],
+      ['x-served', servedEndpoint],
+    ]);
+    let state = initialState;
+    for (const message of [
+      headers(true),
+      {
+        kind: 'answer',
+        answer: { kind: 'route', mutation: { set: [], remove: [] }, metadata: {}, answerHeaders: answerHeaders_ },
+      } as const,
+    ]) {
+      ({ state } = step(state, message, { maxBodyBytes: 1000 }));
+    }
+    const told = { ...answerHeaders(), aside: served === undefined ? {} : { served } } as SessionMessage;
+    const [effect] = step(state, told, { maxBodyBytes: 1000 }).effects;
+    const reply = effect?.kind === 'reply' && effect.reply.kind === 'responseHeaders' ? effect.reply : undefined;
+    const set = reply?.mutation?.set.map(([name, value]) => (name === 'x-served' ? `${name} ${value}` : name));
+    expect(set).toEqual(expected);
+  });
+
   const requestTrailers: SessionMessage = { kind: 'requestTrailers', aside };
   const responseTrailers: SessionMessage = { kind: 'responseTrailers', aside };
   const route: SessionMessage = {

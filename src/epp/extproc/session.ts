@@ -1,5 +1,6 @@
 import { type ErrorBody, errorBody } from '../../openai/error-body.ts';
 import { type ModelNames, restoreModelName } from '../../openai/model-name.ts';
+import { servedEndpoint } from '../framework/decision.ts';
 import { type Chunks, split, toList } from './body-chunks.ts';
 import {
   bodySendModes,
@@ -134,9 +135,14 @@ const renamedHeadersReply: SessionEffect = {
 function responseHeadersReplyOf(
   names: ModelNames | undefined,
   answerHeaders: ReadonlyMap<string, string> | undefined,
+  served: string | undefined,
 ): SessionEffect {
   if (answerHeaders === undefined) return names === undefined ? responseHeadersReply : renamedHeadersReply;
-  const set = [...seenMutation.set, ...answerHeaders];
+  const set = [...seenMutation.set];
+  for (const [name, value] of answerHeaders) {
+    const told = value === servedEndpoint ? served : value;
+    if (told !== undefined) set.push([name, told]);
+  }
   const mutation = { set, remove: names === undefined ? [] : ['content-length'] };
   return { kind: 'reply', reply: { kind: 'responseHeaders', mutation } };
 }
@@ -310,7 +316,7 @@ function onResponseHeaders(state: SessionState, message: HeadersMessage): Step {
     case 'decided': {
       const names = state.kind === 'decided' ? state.names : undefined;
       const effects: SessionEffect[] = [
-        responseHeadersReplyOf(names, state.kind === 'decided' ? state.answerHeaders : undefined),
+        responseHeadersReplyOf(names, state.kind === 'decided' ? state.answerHeaders : undefined, message.aside.served),
         { kind: 'sawResponseHeaders', headers: message.headers, served: message.aside.served },
       ];
       if (!message.endOfStream) {

@@ -19,6 +19,9 @@ export interface ProfileReport {
   readonly candidates: readonly CandidateReport[];
 }
 
+/** As the value of an answer header: `ip:port` of the endpoint that answered. Without the gateway's word the header is left out. */
+export const servedEndpoint = '\0served';
+
 /** The choice for one request. The why is built only when asked for. */
 export class Decision {
   readonly results: ReadonlyMap<string, ProfileResult>;

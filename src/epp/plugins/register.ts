@@ -18,6 +18,7 @@ import { createPrefixCacheAffinityFilter } from './filter/prefix-cache-affinity-
 import { createSloHeadroomTierFilter } from './filter/slo-headroom-tier-filter.ts';
 import { createTopologyAffinityFilter } from './filter/topology-affinity-filter.ts';
 import { createUtilizationFilter } from './filter/utilization-filter.ts';
+import { createDestinationEndpointServedVerifier } from './header/destination-endpoint-served-verifier.ts';
 import { createDisaggHeadersHandler } from './header/disagg-headers-handler.ts';
 import { createPredictedLatencyProducer } from './latency/predicted-latency-producer.ts';
 import { createModuleScorer } from './module/module-scorer.ts';
@@ -130,6 +131,7 @@ export const pluginFactories: Readonly<Record<string, PluginFactory>> = {
   'approx-prefix-cache-producer': createApproxPrefixCacheProducer,
   'disagg-headers-handler': createDisaggHeadersHandler,
   'prefill-header-handler': createDisaggHeadersHandler,
+  'destination-endpoint-served-verifier': createDestinationEndpointServedVerifier,
   // When a request goes: how full the pool is, whose turn it is, and who is held back.
   'utilization-detector': createUtilizationDetector,
   'concurrency-detector': createConcurrencyDetector,

@@ -470,6 +470,38 @@ describe('predicted latency', () => {
     });
   });
 
+  it.each<
+    readonly [name: string, ms: readonly (number | undefined)[], inFlightTokens: number, kept: readonly string[]]
+  >([
+    ['soon enough', [50, 149], 318_560, ['p-1']],
+    ['predicted to be later', [50, 151], 0, ['p-0', 'p-1']],
+    ['not predicted, and busy', [50, undefined], 318_560, ['p-0', 'p-1']],
+    ['not predicted, and idle', [undefined, 151], 0, ['p-1']],
+  ])('keeps a prompt with its holder while that is %s', (_name, ms, inFlightTokens, kept) => {
+    const schedule = scheduler(
+      yamlOf(
+        ['{type: prefix-cache-affinity-filter, parameters: {ttftSource: latencyPredictor, maxTTFTPenaltyMs: 100}}'],
+        ['{pluginRef: prefix-cache-affinity-filter}'],
+      ),
+    );
+    expect(schedule.parts.preparers?.map(({ type }) => type) ?? []).toContain('predicted-latency-producer');
+    const pair = [endpoint('p-0'), endpoint('p-1', { inFlightTokens })];
+    schedule(pair.slice(1), { prompt: 'the same' }, pair);
+    const { cycle } = schedule(pair, { prompt: 'the same' });
+    cycle.set(latencyKey, {
+      ttftObjectiveMs: undefined,
+      tpotObjectiveMs: undefined,
+      producer: { name: 'p', type: 'p' },
+      tookS: 0,
+      of: (asked) => {
+        const ttftMs = ms[pair.findIndex(({ id }) => id === asked.id)];
+        return ttftMs === undefined ? undefined : { ttftMs, tpotMs: 1 };
+      },
+    });
+    const result = schedule.parts.profiles[0]?.run(cycle, pair);
+    expect(result?.candidates.map(({ name }) => name)).toEqual(kept);
+  });
+
   it('without predictions: by KV cache, queue and prefix', () => {
     const schedule = scheduler(yamlOf(['{type: latency-scorer}'], ['{pluginRef: latency-scorer}']));
     const { decision } = schedule([
