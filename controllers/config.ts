@@ -100,6 +100,19 @@ export const operatorSettings = {
     placeholder: 'IMAGE',
     description: 'image of the routing sidecar',
   }),
+  imagesFlavour: setting.oneOf({
+    flag: 'images-flavour',
+    choices: ['signalbox', 'upstream'],
+    default: 'signalbox',
+    description:
+      "whose picker and sidecar those two images are; upstream: llm-d's, in the place of ours unless the flags above name others",
+  }),
+  pickerMetricsAuth: setting.boolean({
+    flag: 'picker-metrics-auth',
+    default: false,
+    description:
+      'pickers show metrics only to callers that the API server lets read them; their accounts need system:auth-delegator (pickers.metricsAuth of the chart)',
+  }),
   storageInitializerImage: setting.text({
     flag: 'storage-initializer-image',
     default: 'kserve/storage-initializer:v0.17.0',
@@ -235,3 +248,33 @@ export const operatorProgram: Program<typeof operatorSettings> = {
   summary: 'makes the cluster match every LLMInferenceService and serves the admission webhooks',
   settings: operatorSettings,
 };
+
+/** Upstream's picker and sidecar as the flavour `upstream` runs them. */
+const upstreamImages = {
+  epp: 'ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.10.0',
+  sidecar: 'ghcr.io/llm-d/llm-d-router-disagg-sidecar:v0.10.0',
+} as const;
+
+/** What the pod webhook gives every sidecar. */
+export function sidecarDefaultsOf(
+  config: Pick<OperatorConfig, 'vllmImage' | 'eppImage' | 'sidecarImage' | 'imagesFlavour' | 'sidecarSessions'>,
+): { readonly image: string; readonly sessionCacheSize: number; readonly flavour?: 'upstream' } {
+  const { sidecar: image, flavour } = imagesOf(config);
+  return { image, sessionCacheSize: config.sidecarSessions, ...(flavour ? { flavour } : {}) };
+}
+
+/** The images of services: of picker and sidecar those of the flavour, unless flags name others than the default. */
+export function imagesOf(
+  config: Pick<OperatorConfig, 'vllmImage' | 'eppImage' | 'sidecarImage'> &
+    Partial<Pick<OperatorConfig, 'imagesFlavour'>>,
+): { readonly vllm: string; readonly epp: string; readonly sidecar: string; readonly flavour?: 'upstream' } {
+  const { vllmImage: vllm, eppImage: epp, sidecarImage: sidecar } = config;
+  if (config.imagesFlavour !== 'upstream') return { vllm, epp, sidecar };
+  const { eppImage, sidecarImage } = operatorSettings;
+  return {
+    vllm,
+    epp: epp === eppImage.default ? upstreamImages.epp : epp,
+    sidecar: sidecar === sidecarImage.default ? upstreamImages.sidecar : sidecar,
+    flavour: 'upstream',
+  };
+}

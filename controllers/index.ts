@@ -6,7 +6,7 @@ import type { Informer } from '../src/kube/informer.ts';
 import type { KubeObject } from '../src/kube/object.ts';
 import type { ControllerDefinition } from '../src/runtime/controller.ts';
 import type { Logger } from '../src/telemetry/log.ts';
-import { type OperatorConfig, version } from './config.ts';
+import { imagesOf, type OperatorConfig, version } from './config.ts';
 import { startCaches } from './llm-inference-service/caches.ts';
 import { createServiceController } from './llm-inference-service/controller.ts';
 import type { Settings } from './llm-inference-service/gather.ts';
@@ -52,6 +52,8 @@ export type ControllerConfig = Pick<
       | 'networkPolicies'
       | 'networkCallers'
       | 'networkScrapers'
+      | 'imagesFlavour'
+      | 'pickerMetricsAuth'
     >
   > & {
     /** Name of the operator's release; left out: its version. */
@@ -88,7 +90,8 @@ export async function startControllers(
         ...clock,
         workers: config.workers,
         settings: {
-          images: { vllm: config.vllmImage, epp: config.eppImage, sidecar: config.sidecarImage },
+          images: imagesOf(config),
+          pickerMetricsAuth: config.pickerMetricsAuth ?? false,
           sidecarSessions: config.sidecarSessions,
           storage: {
             initializerImage: config.storageInitializerImage,

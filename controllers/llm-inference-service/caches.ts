@@ -24,6 +24,11 @@ export interface ServiceAccount extends KubeObject {
   readonly secrets?: readonly { readonly name?: string }[];
 }
 
+/** A Service as far as we read it. */
+export interface PortedService extends KubeObject {
+  readonly spec?: { readonly ports?: readonly { readonly port: number }[] };
+}
+
 export interface ConfigMap extends KubeObject {
   readonly data?: Readonly<Record<string, string>>;
 }
@@ -39,6 +44,8 @@ export interface Caches {
   readonly pods: Informer<PodState>;
   readonly gateways: Informer<Gateway>;
   readonly gatewayClasses: Informer<GatewayClass>;
+  /** Services in front of Gateways, whoever made them. */
+  readonly gatewayServices: Informer<PortedService>;
   readonly routes: Informer<HTTPRoute>;
   readonly pools: Informer<InferencePool>;
   readonly xPools: Informer<XInferencePool>;
@@ -69,6 +76,10 @@ export const globalConfigName = 'inferenceservice-config';
 
 /** Index of children by the uid of the service that controls them. */
 export const byOwner = 'owner';
+/** Label by which controllers of Gateways tell whose a Service is. */
+export const gatewayLabel = 'gateway.networking.k8s.io/gateway-name';
+/** Index of Services of Gateways by `namespace/gateway`. */
+export const byGateway = 'gateway';
 /** Index of pods by `namespace/service/component`. */
 export const byComponent = 'component';
 
@@ -143,6 +154,11 @@ export async function startCaches(
   });
   const gateways = start<Gateway>(resources.gateways, {});
   const gatewayClasses = start<GatewayClass>(resources.gatewayClasses, {});
+  const gatewayServices = start<PortedService>(resources.services, {
+    labelSelector: gatewayLabel,
+    transform: withoutManagers,
+    indexes: { [byGateway]: ({ metadata }) => [`${metadata.namespace}/${metadata.labels?.[gatewayLabel]}`] },
+  });
   const routes = start<HTTPRoute>(resources.httpRoutes, owned);
   const pools = start<InferencePool>(resources.inferencePools, owned);
   const xPools = start<XInferencePool>(resources.xInferencePools, owned);
@@ -185,6 +201,7 @@ export async function startCaches(
     globalConfig as unknown as Informer<KubeObject>,
     pods as unknown as Informer<KubeObject>,
     accounts as unknown as Informer<KubeObject>,
+    gatewayServices as unknown as Informer<KubeObject>,
     rivalDeployments as unknown as Informer<KubeObject>,
     rivalLeases as unknown as Informer<KubeObject>,
   ];
@@ -197,6 +214,7 @@ export async function startCaches(
     pods,
     gateways,
     gatewayClasses,
+    gatewayServices,
     routes,
     pools,
     xPools,

@@ -88,9 +88,10 @@ export class Certificates {
     pickerService: string | undefined,
     present: { readonly data?: Readonly<Record<string, string>> } | undefined,
     signal: AbortSignal,
+    withTokenizer = false,
   ): Promise<ServiceCertificate> {
     const authority = await this.#authority.current();
-    const names = certificateNames(service, pickerService);
+    const names = certificateNames(service, pickerService, withTokenizer);
     const nowMs = this.#clock.now();
     const { 'tls.crt': certificate, 'ca.crt': authorities } = present?.data ?? {};
     const recorded = certificate && authorities ? { certificate, authorities } : undefined;

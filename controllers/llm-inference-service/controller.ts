@@ -13,9 +13,11 @@ import { beforeRendering } from '../../src/plan/chains.ts';
 import { firstViolation, type Verdict } from '../../src/plan/check.ts';
 import { isStopped, refusedStatus, statusOf, statusPatch } from '../../src/plan/status.ts';
 import type { PoolGroup } from '../../src/render/input.ts';
+import { createContext } from '../../src/render/input.ts';
 import { childNames } from '../../src/render/names.ts';
 import { render } from '../../src/render/render.ts';
 import { modelRoutingHeader } from '../../src/render/routing/rules.ts';
+import { hasTokenizer } from '../../src/render/scheduler/tokenizer.ts';
 import { hasTls } from '../../src/render/tls.ts';
 import { ServiceAuthority } from '../../src/runtime/authority.ts';
 import type { ControllerDefinition } from '../../src/runtime/controller.ts';
@@ -152,6 +154,7 @@ export function createServiceController(deps: ServiceControllerDeps): Controller
         picker,
         gatherLive<ConfigMap>(sources, resources.configMaps, record),
         signal,
+        hasTokenizer(createContext(gathered)),
       );
       if (found.made !== undefined)
         events.record(service, 'Normal', 'CertificateIssued', `made a new TLS certificate: ${found.made}`);

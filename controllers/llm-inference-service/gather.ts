@@ -3,6 +3,7 @@ import type { GlobalValues } from '../../src/api/global-config.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import { type KubeObject, keyOf, type Manifest, type ObjectRef, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
+import type { GatewayService } from '../../src/plan/addresses.ts';
 import type { Combined, Observed, Surroundings } from '../../src/plan/observed.ts';
 import { choosePoolApi, type PoolApi } from '../../src/plan/pool-api.ts';
 import type { Platform } from '../../src/render/input.ts';
@@ -10,7 +11,7 @@ import { childNames, probeRouteName } from '../../src/render/names.ts';
 import { accountOf } from '../../src/render/pod/credentials.ts';
 import { modelRoutingAnnotation, modelRoutingHeader } from '../../src/render/routing/rules.ts';
 import type { BaseConfigs } from './base-configs.ts';
-import { byComponent, byOwner, type Caches } from './caches.ts';
+import { byComponent, byGateway, byOwner, type Caches } from './caches.ts';
 import type { GlobalConfig } from './global-config.ts';
 import { gatherGroup, observeGroup } from './group.ts';
 import { namedBy, type Resolved, resolveReferences } from './references.ts';
@@ -20,6 +21,7 @@ import type { Writes } from './writes.ts';
 export interface Settings {
   readonly images: Platform['images'];
   readonly sidecarSessions: number;
+  readonly pickerMetricsAuth?: boolean;
   readonly storage: Omit<Platform['storage'], 'accounts'>;
   readonly systemNamespace: string;
   /** What the chart and ConfigMap `inferenceservice-config` set for every service, key by key. */
@@ -112,6 +114,7 @@ export function gather(sources: Sources, service: LLMInferenceService): Gathered
     platform: {
       images: settings.images,
       sidecarSessions: settings.sidecarSessions,
+      ...(settings.pickerMetricsAuth ? { pickerMetricsAuth: true } : {}),
       served: {
         ...surroundings.served,
         backendTlsPolicy: isServed(caches, resources.backendTlsPolicies),
@@ -258,6 +261,16 @@ export function gatherLive<T extends KubeObject = KubeObject>(
   return writes.newest<KubeObject>(resource, ref, informer?.store.get(ref)) as T | undefined;
 }
 
+/** Of several the first by name. */
+function gatherGatewayService({ caches }: Sources, namespace: string, gateway: string): GatewayService | undefined {
+  const found = caches.gatewayServices.store
+    .byIndex(byGateway, `${namespace}/${gateway}`)
+    .toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))[0];
+  if (!found) return undefined;
+  const ports = (found.spec?.ports ?? []).map(({ port }) => port);
+  return { name: found.metadata.name, namespace: found.metadata.namespace ?? 'default', ports };
+}
+
 /** What is there now of what was rendered: read after applying, so that what was just written counts. */
 export function gatherObserved(
   sources: Sources,
@@ -285,6 +298,7 @@ export function gatherObserved(
       live(kind === 'ScaledObject' ? resources.scaledObjects : resources.horizontalPodAutoscalers, name),
     pods: (component) => caches.pods.store.byIndex(byComponent, `${namespace}/${service.metadata.name}/${component}`),
     gatewayOf: (inNamespace, name) => live(resources.gateways, name, inNamespace),
+    gatewayServiceOf: (inNamespace, name) => gatherGatewayService(sources, inNamespace, name),
     route: live(resources.httpRoutes, names.route),
     routeOf: (name) => live(resources.httpRoutes, name),
     referenced,

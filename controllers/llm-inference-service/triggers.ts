@@ -7,7 +7,7 @@ import { type KubeObject, keyOf, type ObjectRef, type Resource } from '../../src
 import { resources } from '../../src/kube/resources.ts';
 import { causeOf } from '../../src/plan/causes.ts';
 import { keysOfChange, ownersOf, type Trigger, triggerLabel, triggerMapped } from '../../src/runtime/triggers.ts';
-import type { ServiceAccount } from './caches.ts';
+import { gatewayLabel, type ServiceAccount } from './caches.ts';
 import { accountsOf, type Sources } from './gather.ts';
 import { createGroupTriggers } from './group.ts';
 import { digestOfLease } from './take-over.ts';
@@ -35,6 +35,14 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
       caches.gateways,
       ({ metadata }) => usersOf((service) => isUsedBy(sources, service, metadata.namespace ?? '', metadata.name)),
       { when: (before, after) => digestOf(before) !== digestOf(after) },
+    ),
+    triggerMapped(
+      caches.gatewayServices,
+      ({ metadata }) => {
+        const gateway = metadata.labels?.[gatewayLabel] ?? '';
+        return usersOf((service) => isUsedBy(sources, service, metadata.namespace ?? '', gateway));
+      },
+      { when: (before, after) => JSON.stringify(before.spec?.ports) !== JSON.stringify(after.spec?.ports) },
     ),
     triggerMapped(
       caches.gatewayClasses,

@@ -15,6 +15,7 @@ export const conditionTypes = {
   httpRoutesReady: 'HTTPRoutesReady',
   inferencePoolReady: 'InferencePoolReady',
   schedulerWorkloadReady: 'SchedulerWorkloadReady',
+  tokenizerReady: 'TokenizerReady',
   /** For information: the service shares the traffic of its group. */
   groupReady: 'GroupReady',
   /** For information: not every member of the group shares its traffic. */

@@ -32,6 +32,7 @@ export const components = {
   workloadWorkerPrefill: 'llminferenceservice-workload-worker-prefill',
   router: 'llminferenceservice-router',
   scheduler: 'llminferenceservice-router-scheduler',
+  tokenizer: 'tokenizer',
 } as const;
 
 export const annotations = {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { collectDefaultMetrics, Registry } from 'prom-client';
-import { type OperatorConfig, operatorProgram, operatorSettings } from '../../controllers/config.ts';
+import { type OperatorConfig, operatorProgram, operatorSettings, sidecarDefaultsOf } from '../../controllers/config.ts';
 import { startControllers } from '../../controllers/index.ts';
 import { convertedDefinitions } from '../../controllers/permissions.ts';
 import { registrations, renderWebhookConfigurations } from '../../webhooks/registration.ts';
@@ -189,7 +189,7 @@ async function startWebhooks(
       port: config.webhookPort,
       certificate: certificates.current,
       routes: createWebhooks({
-        sidecar: { image: config.sidecarImage, sessionCacheSize: config.sidecarSessions },
+        sidecar: sidecarDefaultsOf(config),
         presets: {
           systemNamespace: config.systemNamespace,
           configPrefix: config.configPrefix,

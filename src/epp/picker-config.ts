@@ -460,7 +460,7 @@ export function buildScheduler(
     report: (reason: PluginFailure, message: string) => deps.report?.(name, reason, message),
   });
   const entries = complete(
-    config.plugins.map((entry) => renamed(entry, config.plugins, warnings)),
+    config.plugins.flatMap((entry) => renamed(entry, config.plugins, warnings)),
     warnings,
   );
   const made = new Map<string, MadePlugin>();
@@ -567,23 +567,38 @@ const oldHandler = z.strictObject({
   decodeProfile: z.string().default('decode'),
   prefillProfile: z.string().default('prefill'),
   deciderPluginName: z.string().optional(),
+  /** Characters that are not cached, before what decides was a plugin; 0 for always. */
+  threshold: z.number().min(0).optional(),
+  hashBlockSize: z.number().optional(),
   // How the cached part was found then; producers tell it now.
   prefixPluginType: z.string().optional(),
   prefixPluginName: z.string().optional(),
 });
 
 /** Plugins of older configurations as what became of them. */
-function renamed(entry: PluginEntry, all: readonly PluginEntry[], warnings: string[]): PluginEntry {
-  if (entry.type !== 'pd-profile-handler') return entry;
+function renamed(entry: PluginEntry, all: readonly PluginEntry[], warnings: string[]): readonly PluginEntry[] {
+  if (entry.type !== 'pd-profile-handler') return [entry];
   const result = oldHandler.safeParse(entry.parameters);
   if (!result.success) {
     const problems = result.error.issues.map((issue) => describe(issue, entry.path, Object.keys(oldHandler.shape)));
     throw new AppError('invalid', problems.join('; '));
   }
-  const { decodeProfile: decode, prefillProfile: prefill } = result.data;
+  const { decodeProfile: decode, prefillProfile: prefill, threshold } = result.data;
   const listed = all.filter(({ type }) => type.endsWith('-pd-decider'));
   // Which one is the default has changed over time, so one that is listed has to tell.
-  const deciderPluginName = result.data.deciderPluginName ?? (listed.length === 1 ? listed[0]?.name : undefined);
+  const added: PluginEntry | undefined =
+    result.data.deciderPluginName !== undefined || listed.length > 0 || threshold === undefined
+      ? undefined
+      : threshold === 0
+        ? { name: 'always-disagg-pd-decider', type: 'always-disagg-pd-decider', parameters: {}, path: entry.path }
+        : {
+            name: 'prefix-based-pd-decider',
+            type: 'prefix-based-pd-decider',
+            parameters: { nonCachedTokens: Math.ceil(threshold / 4) },
+            path: entry.path,
+          };
+  const deciderPluginName =
+    result.data.deciderPluginName ?? added?.name ?? (listed.length === 1 ? listed[0]?.name : undefined);
   if (deciderPluginName === undefined) {
     throw new AppError(
       'invalid',
@@ -592,7 +607,7 @@ function renamed(entry: PluginEntry, all: readonly PluginEntry[], warnings: stri
   }
   warnings.push('pd-profile-handler is disagg-profile-handler now');
   const parameters = { profiles: { decode, prefill }, deciders: { prefill: deciderPluginName } };
-  return { ...entry, type: 'disagg-profile-handler', parameters };
+  return [...(added ? [added] : []), { ...entry, type: 'disagg-profile-handler', parameters }];
 }
 
 function complete(plugins: readonly PluginEntry[], warnings: string[]): readonly PluginEntry[] {

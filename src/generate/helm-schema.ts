@@ -17,6 +17,7 @@ const flags: Readonly<Record<string, FlagOfValue>> = {
   'webhook.servicePort': operatorSettings.webhookServicePort,
   'storage.huggingFaceLoader': operatorSettings.huggingFaceLoader,
   'storage.ociModelMode': operatorSettings.ociModelMode,
+  'images.flavour': operatorSettings.imagesFlavour,
   'network.policies': operatorSettings.networkPolicies,
   sidecarSessions: operatorSettings.sidecarSessions,
   workers: operatorSettings.workers,

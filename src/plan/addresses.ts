@@ -21,12 +21,21 @@ export interface AddressInput {
   /** Header by whose value requests are routed without a path. */
   readonly modelHeader: string;
   readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;
+  /** The Service by which the cluster calls a Gateway. */
+  readonly gatewayServiceOf?: ((namespace: string, name: string) => GatewayService | undefined) | undefined;
+}
+
+/** A Service in front of a Gateway's proxies. */
+export interface GatewayService {
+  readonly name: string;
+  readonly namespace: string;
+  readonly ports: readonly number[];
 }
 
 /** Name in place of the star of a wildcard listener. */
 const wildcardHost = 'inference';
 
-/** Every address of a service's routes, sorted by URL; none while no Gateway has an address. */
+/** Every address of a service's routes, sorted by URL; none while no Gateway has an address or a Service. */
 export function addressesOf(input: AddressInput): readonly Address[] {
   const found = new Map<string, Address>();
   for (const route of input.routes)
@@ -42,7 +51,12 @@ function addressesOfRoute(input: AddressInput, route: HTTPRouteSpec): readonly (
     const namespace = parent.namespace ?? input.namespace;
     const gateway = input.gatewayOf(namespace, parent.name);
     if (!gateway) continue;
-    for (const origin of originsOf(gateway, parent, route.hostnames ?? []))
+    const hostnames = route.hostnames ?? [];
+    const service = input.gatewayServiceOf?.(namespace, parent.name);
+    for (const origin of [
+      ...originsOf(gateway, parent, hostnames),
+      ...(service && hostnames.length === 0 ? originsInside(gateway, parent, service) : []),
+    ])
       for (const { path, isModelRouting } of paths) {
         const url = `${origin.url}${path}`;
         found.push({
@@ -81,24 +95,41 @@ function originsOf(
 ): readonly { readonly url: string; readonly isInternal: boolean }[] {
   const addresses = (gateway.status?.addresses ?? []).map(({ value }) => value);
   if (addresses.length === 0) return [];
-  return gateway.spec.listeners
-    .filter(({ name, protocol }) =>
-      parent.sectionName === undefined ? protocol === 'HTTP' || protocol === 'HTTPS' : name === parent.sectionName,
-    )
-    .flatMap((listener) => {
-      const scheme = listener.protocol === 'HTTPS' || listener.protocol === 'TLS' ? 'https' : 'http';
-      const isDefaultPort = listener.port === (scheme === 'https' ? 443 : 80);
-      const hosts =
-        hostnames.length > 0
-          ? hostnames
-          : listener.hostname
-            ? [listener.hostname.replace(/^\*\./, `${wildcardHost}.`)]
-            : addresses;
-      return hosts.map((host) => ({
-        url: `${scheme}://${host.includes(':') ? `[${host}]` : host}${isDefaultPort ? '' : `:${listener.port}`}`,
-        isInternal: isInternalHost(host),
-      }));
-    });
+  return listenersOf(gateway, parent).flatMap((listener) => {
+    const hosts =
+      hostnames.length > 0
+        ? hostnames
+        : listener.hostname
+          ? [listener.hostname.replace(/^\*\./, `${wildcardHost}.`)]
+          : addresses;
+    return hosts.map((host) => ({ url: originOf(listener, host), isInternal: isInternalHost(host) }));
+  });
+}
+
+/** By the Gateway's Service: not where a listener wants a host name, which its own is not. */
+function originsInside(
+  gateway: Gateway,
+  parent: ParentReference,
+  { name, namespace, ports }: GatewayService,
+): readonly { readonly url: string; readonly isInternal: boolean }[] {
+  return listenersOf(gateway, parent)
+    .filter(({ hostname, port }) => !hostname && ports.includes(port))
+    .map((listener) => ({ url: originOf(listener, `${name}.${namespace}.svc.cluster.local`), isInternal: true }));
+}
+
+type Listener = Gateway['spec']['listeners'][number];
+
+/** The listeners that a route hangs on. */
+function listenersOf(gateway: Gateway, { sectionName }: ParentReference): readonly Listener[] {
+  return gateway.spec.listeners.filter(({ name, protocol }) =>
+    sectionName === undefined ? protocol === 'HTTP' || protocol === 'HTTPS' : name === sectionName,
+  );
+}
+
+function originOf({ protocol, port }: Listener, host: string): string {
+  const scheme = protocol === 'HTTPS' || protocol === 'TLS' ? 'https' : 'http';
+  const isDefaultPort = port === (scheme === 'https' ? 443 : 80);
+  return `${scheme}://${host.includes(':') ? `[${host}]` : host}${isDefaultPort ? '' : `:${port}`}`;
 }
 
 type Bucket = 'own' | 'publisher' | 'header';

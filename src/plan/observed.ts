@@ -6,6 +6,7 @@ import type {
   LLMInferenceServiceStatus,
 } from '../api/v1alpha2/llm-inference-service.ts';
 import type { KubeObject, Manifest } from '../kube/object.ts';
+import type { GatewayService } from './addresses.ts';
 import type { PodState } from './causes.ts';
 import type { Verdict } from './check.ts';
 
@@ -121,6 +122,8 @@ export interface Observed extends CheckInput {
   /** Pods of the service with this value of `app.kubernetes.io/component`. */
   readonly pods: (component: string) => readonly PodState[];
   readonly gatewayOf: (namespace: string, name: string) => Gateway | undefined;
+  /** The Service by which the cluster calls a Gateway. */
+  readonly gatewayServiceOf?: (namespace: string, name: string) => GatewayService | undefined;
   readonly route: HTTPRoute | undefined;
   /** Further HTTPRoutes, which a service with many adapters has. */
   readonly routeOf?: (name: string) => HTTPRoute | undefined;

@@ -299,12 +299,12 @@ describe('checks', () => {
   });
 
   it('say which base configuration a violation comes from, and why there is no spec', () => {
-    const service = llmService({ spec: { router: { scheduler: { tokenizer: {} } }, replicas: 1 } });
+    const service = llmService({ spec: { model: { uri: 'ftp://host/model' }, replicas: 1 } });
     const input = { service, effective: service.spec, surroundings: surroundings() };
-    const sourceOf = (path: string) => (path === 'spec.router.scheduler.tokenizer' ? 'team/base' : undefined);
+    const sourceOf = (path: string) => (path === 'spec.model.uri' ? 'team/base' : undefined);
     const combined = { applied: [], sourceOf, notes: [] };
     expect(firstViolation(beforeRendering, { ...input, combined })?.message).toMatch(
-      /^spec\.router\.scheduler\.tokenizer: .*not supported yet.*\(from LLMInferenceServiceConfig team\/base\)$/,
+      /^spec\.model\.uri: .*ftp.*\(from LLMInferenceServiceConfig team\/base\)$/,
     );
     const refusal = { reason: 'ConfigNotFound', message: 'no base' };
     expect(firstViolation(beforeRendering, { ...input, combined: { ...combined, refusal } })).toEqual({

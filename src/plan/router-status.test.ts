@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { condition, gateway, observe, parentRef } from '../../test/builders/observed.ts';
+import { condition, gateway, observe, parentRef, readyDeployment } from '../../test/builders/observed.ts';
 import { llmService } from '../../test/builders/service.ts';
 import type { Gateway, HTTPRoute } from '../api/foreign/gateway-api.ts';
 import type { InferencePool, XInferencePool } from '../api/foreign/inference-pool.ts';
@@ -17,7 +17,7 @@ describe('addresses', () => {
       ],
     },
   ];
-  const urls = (of: Gateway | undefined, route: object = {}) =>
+  const urls = (of: Gateway | undefined, route: object = {}, ports: readonly number[] = []) =>
     addressesOf({
       routes: [{ parentRefs: [parentRef], rules, ...route } as never],
       backends: ['pool', 'chat-svc'],
@@ -25,6 +25,7 @@ describe('addresses', () => {
       models: ['chat'],
       modelHeader: 'x-model',
       gatewayOf: () => of,
+      gatewayServiceOf: () => (ports.length > 0 ? { name: 'gw-envoy', namespace: 'infra', ports } : undefined),
     }).map(({ name, url }) => `${name} ${url}`);
 
   it.each<[string, Gateway | undefined, object, readonly string[]]>([
@@ -97,6 +98,60 @@ describe('addresses', () => {
       ['gateway-external http://203.0.113.7'],
     ],
   ])('of %s', (_what, of, route, expected) => expect(urls(of, route)).toEqual(expected));
+
+  it.each<[string, Gateway, object, readonly string[]]>([
+    [
+      'without an address',
+      gateway({ status: {} }),
+      {},
+      ['gateway-internal http://gw-envoy.infra.svc.cluster.local/default/chat'],
+    ],
+    [
+      'beside its address',
+      gateway(),
+      {},
+      [
+        'gateway-external http://203.0.113.7/default/chat',
+        'gateway-internal http://gw-envoy.infra.svc.cluster.local/default/chat',
+      ],
+    ],
+    [
+      'once where the address is its name',
+      gateway({ status: { addresses: [{ value: 'gw-envoy.infra.svc.cluster.local' }] } }),
+      {},
+      ['gateway-internal http://gw-envoy.infra.svc.cluster.local/default/chat'],
+    ],
+    [
+      'on no port that it lacks',
+      gateway({ status: {}, listeners: [{ name: 'x', port: 81, protocol: 'HTTP' }] }),
+      {},
+      [],
+    ],
+    [
+      'for no host name of others',
+      gateway({ status: {}, listeners: [{ name: 'x', port: 80, protocol: 'HTTP', hostname: 'a.example.com' }] }),
+      {},
+      [],
+    ],
+    ['for no route of a host name', gateway({ status: {} }), { hostnames: ['a.example.com'] }, []],
+  ])("by the Gateway's Service, %s", (_what, of, route, expected) =>
+    expect(urls(of, { rules: rules.slice(0, 2), ...route }, [80])).toEqual(expected),
+  );
+
+  it('tell of a tokenizer', () => {
+    const service = llmService({ spec: { router: { gateway: {}, route: {}, scheduler: { tokenizer: {} } } } });
+    const conditionsOf = (parts: Parameters<typeof observe>[1]) =>
+      new Map((statusOf(observe(service, parts), 'now').conditions ?? []).map((one) => [one.type, one] as const));
+    expect(conditionsOf({}).get('TokenizerReady')?.status).toBe('True');
+    const missing = conditionsOf({
+      deployment: (name) => (name === 'chat-tokenizer' ? undefined : readyDeployment(name, 1)),
+    });
+    expect([missing.get('RouterReady')?.status, missing.get('RouterReady')?.reason]).toEqual([
+      'False',
+      'DeploymentMissing',
+    ]);
+    expect(missing.get('TokenizerReady')?.message).toContain('chat-tokenizer is not there yet');
+  });
 
   it('prefer the own path from outside', () => {
     const address = (name: string, url: string) => ({ name, url });

@@ -1,4 +1,4 @@
-import { conditionTypes, reasons } from '../api/conditions.ts';
+import { type ConditionType, conditionTypes, reasons } from '../api/conditions.ts';
 import type {
   Gateway,
   HTTPRoute,
@@ -81,7 +81,8 @@ export function routerFindings(observed: Observed): readonly Finding[] {
     gatewayFinding(observed),
     routeFinding(observed),
     poolFinding(observed),
-    schedulerFinding(observed),
+    schedulerFinding(observed, conditionTypes.schedulerWorkloadReady, components.scheduler, 'the endpoint picker'),
+    schedulerFinding(observed, conditionTypes.tokenizerReady, components.tokenizer, 'the tokenizer'),
   ].filter((finding) => finding !== undefined);
   const violated = violations.map(
     ({ condition, reason, message }): Finding => ({ type: condition, isTrue: false, reason, message }),
@@ -271,10 +272,14 @@ function poolFinding(observed: Observed): Finding | undefined {
   return success(type);
 }
 
-/** True when one picker of the current spec answers: of several only the leader is ever ready. */
-function schedulerFinding(observed: Observed): Finding | undefined {
-  const type = conditionTypes.schedulerWorkloadReady;
-  const desired = findDeployment(observed, components.scheduler);
+/** True when one pod of the current spec answers: of several pickers only the leader is ever ready. */
+function schedulerFinding(
+  observed: Observed,
+  type: ConditionType,
+  component: typeof components.scheduler | typeof components.tokenizer,
+  who: string,
+): Finding | undefined {
+  const desired = findDeployment(observed, component);
   if (!desired) return undefined;
   const { name } = desired.metadata;
   const live = observed.deployment(name);
@@ -287,14 +292,12 @@ function schedulerFinding(observed: Observed): Finding | undefined {
     (status.replicas ?? 0) <= (status.updatedReplicas ?? 0);
   if (isCurrent && isComplete && (status.availableReplicas ?? 0) > 0) return success(type);
   const failed = failureOf(live);
-  const causes = describeCauses(observed.pods(components.scheduler));
+  const causes = describeCauses(observed.pods(component));
   return {
     type,
     isTrue: false,
     reason: failed?.reason ?? (isComplete ? reasons.schedulerUnavailable : reasons.deploymentProgressing),
-    message: ['the endpoint picker is not ready', failed?.message, causes]
-      .filter((text) => text !== undefined)
-      .join('; '),
+    message: [`${who} is not ready`, failed?.message, causes].filter((text) => text !== undefined).join('; '),
   };
 }
 
@@ -358,6 +361,7 @@ export function addressesFor(observed: Observed): readonly Address[] {
       models,
       modelHeader: observed.surroundings.modelHeader,
       gatewayOf: observed.gatewayOf,
+      gatewayServiceOf: observed.gatewayServiceOf,
     });
   const inside = findService(observed);
   if (!inside) return [];

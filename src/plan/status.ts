@@ -16,7 +16,7 @@ import { scalingOf } from './scaling.ts';
  *
  *     Ready = PresetsCombined and WorkloadsReady and RouterReady
  *     WorkloadsReady = MainWorkloadReady or, with several pods a replica, WorkerWorkloadReady; and the same of prefill
- *     RouterReady = GatewaysReady and HTTPRoutesReady and InferencePoolReady and SchedulerWorkloadReady
+ *     RouterReady = GatewaysReady and HTTPRoutesReady and InferencePoolReady and SchedulerWorkloadReady and TokenizerReady
  *
  * A part that the service does not have has no condition. A parent takes reason and message of its first part that is
  * False.
@@ -124,6 +124,7 @@ function parentOf(type: ConditionType): ConditionType | undefined {
     case conditionTypes.httpRoutesReady:
     case conditionTypes.inferencePoolReady:
     case conditionTypes.schedulerWorkloadReady:
+    case conditionTypes.tokenizerReady:
       return conditionTypes.routerReady;
     default:
       return undefined;

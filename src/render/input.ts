@@ -6,7 +6,15 @@ import type { GroupMember } from './routing/group.ts';
 
 /** Facts about the cluster and the operator's settings: everything that a manifest depends on beside the service. */
 export interface Platform {
-  readonly images: { readonly vllm: string; readonly epp: string; readonly sidecar: string };
+  readonly images: {
+    readonly vllm: string;
+    readonly epp: string;
+    readonly sidecar: string;
+    /** Picker and sidecar are upstream's: flags, environment and configuration are those that these know. */
+    readonly flavour?: 'upstream';
+  };
+  /** Metrics of pickers are told to callers only that the API server lets read them. */
+  readonly pickerMetricsAuth?: boolean;
   /** Conversations that a routing sidecar remembers. */
   readonly sidecarSessions: number;
   /** Which of the kinds that come from CRDs of others the API server serves. */

@@ -49,6 +49,8 @@ export interface ChildNames {
   readonly workloadMonitor: string;
   readonly schedulerMonitor: string;
   readonly deviceClaims: string;
+  /** Deployment and Service of the tokenizer. */
+  readonly tokenizer: string;
 }
 
 export function childNames(service: string): ChildNames {
@@ -84,6 +86,7 @@ export function childNames(service: string): ChildNames {
     workloadMonitor: childName(service, '-kserve'),
     schedulerMonitor: childName(service, '-kserve-router-scheduler'),
     deviceClaims: childName(service, '-managed-dra'),
+    tokenizer: childName(service, '-tokenizer'),
   };
 }
 

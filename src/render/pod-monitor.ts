@@ -21,7 +21,8 @@ export function renderPodMonitors(context: Context): readonly Manifest[] {
   return [
     monitor(context, names.workloadMonitor, components.workload, workloadSelector(name), [
       { port: scheme, scheme, ...tls },
-      ...(context.hasPrefill ? [{ port: 'metrics' }] : []),
+      // Upstream's sidecar hands its metrics page on to the engine.
+      ...(context.hasPrefill && platform.images.flavour !== 'upstream' ? [{ port: 'metrics' }] : []),
     ]),
     ...(context.pool
       ? [

@@ -10,6 +10,7 @@ import { renderAutoscalers } from './scaling/autoscaler.ts';
 import { renderPickerDeployment } from './scheduler/deployment.ts';
 import { renderPickerAccess } from './scheduler/rbac.ts';
 import { renderPickerService } from './scheduler/service.ts';
+import { renderTokenizer } from './scheduler/tokenizer.ts';
 import { renderTrust } from './tls.ts';
 import { renderWorkloads } from './workload/deployment.ts';
 import { renderDisruptionBudgets } from './workload/disruption-budget.ts';
@@ -45,6 +46,7 @@ function renderScheduler(context: Context): readonly Manifest[] {
     ...renderPickerAccess(context),
     renderPickerDeployment(context),
     renderPickerService(context),
+    ...renderTokenizer(context),
     ...renderInferencePools(context),
   ];
 }

@@ -24,10 +24,19 @@ export function hasTls(service: LLMInferenceService, byDefault: boolean): boolea
 }
 
 /** Every DNS name under which a part of the service is called; the first is what callers by pod address ask for. */
-export function certificateNames(service: LLMInferenceService, pickerService?: string): readonly string[] {
+export function certificateNames(
+  service: LLMInferenceService,
+  pickerService?: string,
+  withTokenizer = false,
+): readonly string[] {
   const names = childNames(service.metadata.name);
   const namespace = service.metadata.namespace ?? 'default';
-  const services = [names.workloadService, names.prefillService, pickerService ?? names.schedulerService];
+  const services = [
+    names.workloadService,
+    names.prefillService,
+    pickerService ?? names.schedulerService,
+    ...(withTokenizer ? [names.tokenizer] : []),
+  ];
   return [
     ...services.flatMap((name) => [`${name}.${namespace}.svc.cluster.local`, `${name}.${namespace}.svc`]),
     'localhost',

@@ -52,6 +52,7 @@ describe('the chart', () => {
     ['a misspelt value inside', 'webhook.prot=1', 'prot'],
     ['a text for a number', 'workers=many', 'workers'],
     ['a level that is none', 'logLevel=loud', 'logLevel'],
+    ['a flavour that is none', 'images.flavour=other', 'flavour'],
     ['a port too high', 'webhook.port=70000', 'port'],
     ['no worker', 'workers=0', 'workers'],
   ])('refuses %s', async (_, value, words) => {
@@ -64,6 +65,30 @@ describe('the chart', () => {
     const text = await template('--namespace=elsewhere', '--set', 'webhook.servicePort=443,workers=3,global.a=b');
     expect(text).toContain('--workers=3');
     expect(text.match(/namespace: elsewhere\n\s+port: 443\n\s+path: \//g)).toHaveLength(5);
+  });
+
+  it("runs upstream's picker and sidecar when told, by the operator's images or others", async () => {
+    const text = await template('--set', 'images.flavour=upstream,images.upstream.epp=mirror/epp:v0.9.0');
+    expect(text).toContain('--images-flavour=upstream');
+    expect(text).toContain('--epp-image=mirror/epp:v0.9.0');
+    expect(text).not.toContain('--sidecar-image');
+  });
+
+  it('lets pickers ask about tokens when told, by a binding of its own for each release', async () => {
+    const bindingOf = async (...args: readonly string[]) =>
+      parseAllDocuments(await template(...args))
+        .map((each) => each.toJS() as Record<string, { readonly name?: string }> | null)
+        .find((each) => each?.roleRef?.name === 'system:auth-delegator');
+    expect(await bindingOf()).toBeUndefined();
+    const enabled = '--set=pickers.metricsAuth.enabled=true';
+    const everywhere = await bindingOf(enabled, '--namespace=a');
+    expect(everywhere).toMatchObject({ subjects: [{ kind: 'Group', name: 'system:serviceaccounts' }] });
+    const named = await bindingOf(enabled, '--namespace=b', '--set=pickers.metricsAuth.namespaces={x,y}');
+    expect(named).toMatchObject({
+      subjects: [{ name: 'system:serviceaccounts:x' }, { name: 'system:serviceaccounts:y' }],
+    });
+    expect(named?.metadata?.name).not.toBe(everywhere?.metadata?.name);
+    expect(await template(enabled)).toContain('--picker-metrics-auth=true');
   });
 
   it('brings dashboards when asked, and rules and a monitor where the cluster knows the kinds', async () => {

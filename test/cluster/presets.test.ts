@@ -214,15 +214,15 @@ describe('base configurations', () => {
 
   it('say which field of which configuration does not fit', async () => {
     await apply(
-      config('tokenizer', { router: { scheduler: { tokenizer: {} } } }),
+      config('spread', { parallelism: { pipeline: 2 } }),
       config('broken', { labels: { a: '{{ .Spec.Nothing }}' } }),
     );
-    await apply(service('refused', { baseRefs: [{ name: 'tokenizer' }] }));
+    await apply(service('refused', { baseRefs: [{ name: 'spread' }], parallelism: { data: 2, dataLocal: 1 } }));
     await eventually(async () =>
       expect(await presetsCombined('refused')).toMatchObject({
         status: 'False',
         reason: 'InvalidRenderedConfig',
-        message: expect.stringMatching(/spec\.router\.scheduler\.tokenizer: .*not supported yet.*default\/tokenizer/),
+        message: expect.stringMatching(/spec\.parallelism.*: .*pipeline.*default\/spread/),
       }),
     );
     await apply(service('unrendered', { baseRefs: [{ name: 'broken' }] }));

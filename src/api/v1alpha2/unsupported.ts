@@ -12,9 +12,7 @@ interface Row {
   readonly remedy: string;
 }
 
-const serviceRows: readonly Row[] = [
-  { path: 'router.scheduler.tokenizer', what: 'a tokenizer of its own for the picker', remedy: 'remove it' },
-];
+const serviceRows: readonly Row[] = [];
 
 /** One issue for each field in use that the operator does not act on. */
 export function checkSupported(service: LLMInferenceService): readonly Issue[] {

@@ -104,7 +104,6 @@ describe('validateService', () => {
     expect(validateService(service(spec))).toEqual([]);
   });
 
-  const notYet = 'not supported yet';
   it.each<[string, Partial<LLMInferenceServiceSpec>, string, string]>([
     ['an unknown scheme', { model: { uri: 'ftp://host/x' } }, 'spec.model.uri', 'use one of hf://'],
     ['HDFS', { model: { uri: 'hdfs://host/x' } }, 'spec.model.uri', 'unsupported schema in model URI'],
@@ -249,7 +248,6 @@ describe('validateService', () => {
       'spec.router.route.group',
       'traffic splitting requires Gateway API routing',
     ],
-    ['a tokenizer', { router: { scheduler: { tokenizer: {} } } }, 'spec.router.scheduler.tokenizer', notYet],
 
     [
       'refs and a spec',
@@ -476,14 +474,8 @@ describe('validateService', () => {
     expect(found.map((issue) => issue.message).join('\n')).toContain(message);
   });
 
-  it('shows the value and the remedy of what is not supported', () => {
-    expect(validateService(service({ router: { scheduler: { tokenizer: {} } } }))).toEqual([
-      {
-        path: 'spec.router.scheduler.tokenizer',
-        code: 'unsupported',
-        message: '{}: a tokenizer of its own for the picker: not supported yet; remove it',
-      },
-    ]);
+  it('takes a tokenizer', () => {
+    expect(validateService(service({ router: { scheduler: { tokenizer: {} } } }))).toEqual([]);
   });
 
   it.each([

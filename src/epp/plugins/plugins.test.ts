@@ -404,6 +404,14 @@ schedulingProfiles:
       ['second', 'd-1'],
       ['first', 'p-0'],
     ]);
+    // What decides was a number once.
+    const alone = (threshold: number) =>
+      old(`{type: pd-profile-handler, parameters: {${names}, threshold: ${threshold}, hashBlockSize: 5}}`).replace(
+        ' {type: always-disagg-pd-decider},',
+        '',
+      );
+    expect(scheduler(alone(0))(both).decision.results.size).toBe(2);
+    expect(scheduler(alone(1_000_000))(both).decision.results.size).toBe(1);
     expect(() => scheduler(old('{type: pd-profile-handler, parameters: {treshold: 1}}'))).toThrow(
       /plugins\[4\].*treshold: unknown field/,
     );

@@ -14,6 +14,12 @@ export const pickerResources: Resources = {
   limits: { memory: '1Gi' },
 };
 
+/** The same of upstream's picker, which takes more. */
+export const upstreamPickerResources: Resources = {
+  requests: { cpu: '1', memory: '2Gi' },
+  limits: { memory: '16Gi' },
+};
+
 const isExtended = (name: string) => name.includes('/') && !/(^|\.)kubernetes\.io\//.test(name);
 
 /**

@@ -18,6 +18,10 @@ export interface SidecarSettings {
   readonly poolNamespace: string;
   readonly poolName: string;
   readonly sessionCacheSize: number;
+  /** The image is upstream's: it has other flags. */
+  readonly flavour?: 'upstream';
+  /** API group of the pool where it is not the newest. */
+  readonly poolGroup?: string;
   /** With it the sidecar serves and calls by TLS; the pod has the volume already. */
   readonly tls?: {
     readonly volume: string;
@@ -28,7 +32,7 @@ export interface SidecarSettings {
 }
 
 /** What is the operator's own of it: not written into pod templates, so that an upgrade of the operator changes none. */
-export type SidecarDefaults = Pick<SidecarSettings, 'image' | 'sessionCacheSize'>;
+export type SidecarDefaults = Pick<SidecarSettings, 'image' | 'sessionCacheSize' | 'flavour'>;
 
 const texts = ['image', 'prefillUrl', 'connector', 'poolNamespace', 'poolName'] as const;
 const numbers = ['port', 'decoderPort', 'sessionCacheSize'] as const;
@@ -80,6 +84,26 @@ function renderSidecar(settings: SidecarSettings): Container {
     name: sidecarContainer,
     image: settings.image,
     restartPolicy: 'Always',
+    ...(settings.flavour === 'upstream' ? renderUpstream(settings) : renderOurs(settings)),
+    ...(tls ? { volumeMounts: [{ mountPath: tls.path, name: tls.volume, readOnly: true }] } : {}),
+    ...renderSidecarProbes(settings.port, tls ? 'HTTPS' : 'HTTP'),
+    resources: sidecarResources,
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      capabilities: { drop: ['ALL'] },
+      readOnlyRootFilesystem: true,
+      runAsNonRoot: true,
+      runAsUser: 65_532,
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+  };
+}
+
+type Program = Required<Pick<Container, 'args' | 'env' | 'ports'>>;
+
+function renderOurs(settings: SidecarSettings): Program {
+  const { tls } = settings;
+  return {
     args: [
       `--port=${settings.port}`,
       `--decoder-port=${settings.decoderPort}`,
@@ -102,16 +126,36 @@ function renderSidecar(settings: SidecarSettings): Container {
       { containerPort: settings.port, name: tls ? 'https' : 'http', protocol: 'TCP' },
       { containerPort: sidecarMetricsPort, name: 'metrics', protocol: 'TCP' },
     ],
-    ...(tls ? { volumeMounts: [{ mountPath: tls.path, name: tls.volume, readOnly: true }] } : {}),
-    ...renderSidecarProbes(settings.port, tls ? 'HTTPS' : 'HTTP'),
-    resources: sidecarResources,
-    securityContext: {
-      allowPrivilegeEscalation: false,
-      capabilities: { drop: ['ALL'] },
-      readOnlyRootFilesystem: true,
-      runAsNonRoot: true,
-      runAsUser: 65_532,
-      seccompProfile: { type: 'RuntimeDefault' },
-    },
+  };
+}
+
+/**
+ * Flags that upstream's sidecar knows since its version 0.8. It keeps no conversations, has no prefill Service to fall back
+ * to and no metrics of its own. It calls prefill pods by address, which certificates do not name, so it cannot check them.
+ */
+function renderUpstream(settings: SidecarSettings): Program {
+  const { tls } = settings;
+  return {
+    args: [
+      `--port=${settings.port}`,
+      `--vllm-port=${settings.decoderPort}`,
+      `--kv-connector=${settings.connector}`,
+      `--secure-proxy=${tls !== undefined}`,
+      ...(tls
+        ? [
+            `--cert-path=${tls.path}`,
+            ...['decoder', 'prefiller'].flatMap((leg) => [`--enable-tls=${leg}`, `--tls-insecure-skip-verify=${leg}`]),
+          ]
+        : []),
+      '--enable-ssrf-protection=true',
+      `--pool-group=${settings.poolGroup ?? 'inference.networking.k8s.io'}`,
+      `--inference-pool=${settings.poolNamespace}/${settings.poolName}`,
+    ],
+    env: [
+      { name: 'INFERENCE_POOL', value: `${settings.poolNamespace}/${settings.poolName}` },
+      { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
+      { name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
+    ],
+    ports: [{ containerPort: settings.port, name: tls ? 'https' : 'http', protocol: 'TCP' }],
   };
 }

@@ -1,3 +1,4 @@
+import { stringify } from 'yaml';
 import type { Container, PodSpec } from '../../api/foreign/pod.ts';
 import { components } from '../../api/labels.ts';
 import type { Manifest } from '../../kube/object.ts';
@@ -6,16 +7,21 @@ import { componentLabels } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
 import { mergeContainer, mergePod } from '../merge.ts';
 import { renderPickerProbes } from '../pod/probes.ts';
-import { pickerResources } from '../pod/resources.ts';
+import { pickerResources, upstreamPickerResources } from '../pod/resources.ts';
 import { tracingEnvironment } from '../pod/tracing.ts';
 import { hasFlag } from '../pod/vllm-args.ts';
 import { certificateMounts, certificatesPath, certificateVolumes } from '../tls.ts';
-import { renderPickerConfig } from './picker-config.ts';
+import { isAtLeast, pickerBinaryOf, pickerContainer } from './binary.ts';
+import { mapConfigText } from './config-text.ts';
+import { hasPredictor, predictorEnvironment, predictorPod } from './latency-predictor.ts';
+import { takeMetricFlags } from './migrate-config.ts';
+import { renderPickerConfig, rewritePickerConfig } from './picker-config.ts';
+import { hasTokenizer } from './tokenizer.ts';
+
+/** Where upstream's picker takes KV events that engines send. */
+export const eventsPort = 5557;
 
 export const pickerPorts = { grpc: 9002, grpcHealth: 9003, metrics: 9090 } as const;
-
-/** The picker's container, as users name it in `scheduler.template`. */
-export const pickerContainer = 'main';
 
 /** The Deployment of the endpoint picker. */
 export function renderPickerDeployment(context: Context): Manifest {
@@ -49,13 +55,18 @@ export function renderPickerDeployment(context: Context): Manifest {
 
 function renderPickerPod(context: Context, replicas: number): PodSpec {
   const template = context.effective.router?.scheduler?.template;
+  const predictor = predictorPod(context);
   const theirs = template?.containers?.find((container) => container.name === pickerContainer);
-  const others = (template?.containers ?? []).filter((container) => container.name !== pickerContainer);
+  const { containers: others } = mergePod(
+    { containers: predictor.containers },
+    { containers: (template?.containers ?? []).filter((container) => container.name !== pickerContainer) },
+  );
+  const volumes = [...(context.platform.tls ? certificateVolumes(context) : []), ...predictor.volumes];
   const ours: PodSpec = {
     serviceAccountName: context.names.schedulerServiceAccount,
     terminationGracePeriodSeconds: 60,
     containers: [],
-    ...(context.platform.tls ? { volumes: certificateVolumes(context) } : {}),
+    ...(volumes.length > 0 ? { volumes } : {}),
   };
   return {
     ...mergePod(ours, template ? { ...template, containers: [] } : undefined),
@@ -63,8 +74,11 @@ function renderPickerPod(context: Context, replicas: number): PodSpec {
   };
 }
 
-function renderPicker(context: Context, replicas: number, theirs: Container | undefined): Container {
+function renderPicker(context: Context, replicas: number, template: Container | undefined): Container {
   const { namespace, names, platform } = context;
+  const binary = pickerBinaryOf(context);
+  const { isUpstream } = binary;
+  const { theirs, engineSpecs } = readTemplate(context, template);
   const own = [...(theirs?.command ?? []), ...(theirs?.args ?? [])];
   const flag = (name: string, value: string) => (hasFlag(own, name) ? [] : [name, value]);
   const ownConfig = hasFlag(own, '--config-text') || hasFlag(own, '--config-file');
@@ -74,7 +88,7 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
         ['--secure-serving', 'true'],
         ['--cert-path', certificatesPath],
         ['--enable-cert-reload', 'true'],
-        ['--model-server-metrics-scheme', 'https'],
+        ...(isUpstream && isAtLeast(binary, 10) ? [] : [['--model-server-metrics-scheme', 'https']]),
       ].flatMap(([name = '', value = '']) => (hasFlag(own, name) ? [] : [`${name}=${value}`]))
     : hasFlag(own, '--secure-serving')
       ? []
@@ -87,8 +101,16 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
     ...flag('--metrics-port', String(pickerPorts.metrics)),
     ...tls,
     ...(replicas > 1 && !hasFlag(own, '--ha-enable-leader-election') ? ['--ha-enable-leader-election'] : []),
-    ...(context.effective.tracing && !hasFlag(own, '--tracing') ? ['--tracing=true'] : []),
-    ...(ownConfig && !inline ? [] : ['--config-text', renderPickerConfig(context)]),
+    // Upstream's writes spans to its output unless told otherwise.
+    ...((context.effective.tracing || isUpstream) && !hasFlag(own, '--tracing')
+      ? [`--tracing=${context.effective.tracing !== undefined}`]
+      : []),
+    ...((platform.pickerMetricsAuth || isUpstream) && !hasFlag(own, '--metrics-endpoint-auth')
+      ? [`--metrics-endpoint-auth=${platform.pickerMetricsAuth === true}`]
+      : []),
+    ...(isUpstream ? flag('--zap-encoder', 'json') : []),
+    ...(isUpstream && context.pool === 'inference.networking.x-k8s.io' ? flag('--pool-group', context.pool) : []),
+    ...(ownConfig && !inline ? [] : ['--config-text', renderPickerConfig(context, engineSpecs)]),
   ];
   const ours: Container = {
     name: pickerContainer,
@@ -98,15 +120,19 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
       { containerPort: pickerPorts.grpc, name: 'grpc', protocol: 'TCP' },
       { containerPort: pickerPorts.grpcHealth, name: 'grpc-health', protocol: 'TCP' },
       { containerPort: pickerPorts.metrics, name: 'metrics', protocol: 'TCP' },
+      // Engines may send it their KV events.
+      ...(isUpstream ? [{ containerPort: eventsPort, name: 'zmq', protocol: 'TCP' }] : []),
     ],
     env: [
       { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
       { name: 'NAMESPACE', valueFrom: { fieldRef: { fieldPath: 'metadata.namespace' } } },
       ...tracingEnvironment(context, 'picker'),
+      ...predictorEnvironment(context),
+      ...trustEnvironment(context, isUpstream),
     ],
     ...renderPickerProbes(pickerPorts.grpcHealth),
     ...(platform.tls ? { volumeMounts: certificateMounts(context) } : {}),
-    resources: pickerResources,
+    resources: isUpstream ? upstreamPickerResources : pickerResources,
     securityContext: {
       allowPrivilegeEscalation: false,
       capabilities: { drop: ['ALL'] },
@@ -117,4 +143,40 @@ function renderPicker(context: Context, replicas: number, theirs: Container | un
     },
   };
   return theirs ? mergeContainer(ours, theirs) : ours;
+}
+
+/** The user's part of the container: its configuration as the picker reads it, without flags that pickers no longer have. */
+function readTemplate(
+  context: Context,
+  template: Container | undefined,
+): { readonly theirs: Container | undefined; readonly engineSpecs: Readonly<Record<string, string>> } {
+  if (!template) return { theirs: undefined, engineSpecs: {} };
+  const binary = pickerBinaryOf(context);
+  const words = [...(template.command ?? []), ...(template.args ?? [])];
+  // A file cannot be rewritten, and older pickers know these flags.
+  const isKept = hasFlag(words, '--config-file') || !isAtLeast(binary, 7);
+  const command = isKept ? undefined : takeMetricFlags(template.command ?? []);
+  const args = isKept ? undefined : takeMetricFlags(template.args ?? []);
+  const engineSpecs = { ...command?.engineSpecs, ...args?.engineSpecs };
+  const theirs: Container = {
+    ...template,
+    ...(template.command && command ? { command: command.args } : {}),
+    ...(template.args && args ? { args: args.args } : {}),
+  };
+  const isAsWritten =
+    !binary.isUpstream && Object.keys(engineSpecs).length === 0 && !hasTokenizer(context) && !hasPredictor(context);
+  return {
+    theirs: isAsWritten
+      ? theirs
+      : mapConfigText(theirs, (config) => stringify(rewritePickerConfig(context, config, engineSpecs))),
+    engineSpecs,
+  };
+}
+
+/** So that the picker trusts the tokenizer's certificate. */
+function trustEnvironment(context: Context, isUpstream: boolean): NonNullable<Container['env']> {
+  if (!context.platform.tls || !hasTokenizer(context)) return [];
+  return isUpstream
+    ? [{ name: 'SSL_CERT_DIR', value: `${certificatesPath}:/etc/ssl/certs` }]
+    : [{ name: 'NODE_EXTRA_CA_CERTS', value: `${certificatesPath}/ca.crt` }];
 }

@@ -1,6 +1,10 @@
 import { stringify } from 'yaml';
 import type { Context } from '../input.ts';
 import { hasAdapters } from '../pod/lora.ts';
+import { pickerBinaryOf, pickerContainer } from './binary.ts';
+import { hasPredictor, isPredictor, predictorUrls } from './latency-predictor.ts';
+import { type MigrationFacts, migratePickerConfig, pointAtTokenizer, withMetrics } from './migrate-config.ts';
+import { hasTokenizer, tokenizedModelOf, tokenizerUrlOf } from './tokenizer.ts';
 
 interface PickerConfig {
   readonly apiVersion: 'llm-d.ai/v1alpha1';
@@ -139,17 +143,64 @@ const texts = {
  * The picker's configuration as YAML: the user's when written, else that of the topology. It is worked out anew on
  * every render, so that adding or removing prefill changes the picker too.
  */
-export function renderPickerConfig(context: Context): string {
+export function renderPickerConfig(context: Context, engineSpecs: MigrationFacts['engineSpecs'] = {}): string {
   const scheduler = context.effective.router?.scheduler;
   const inline = scheduler?.config?.inline;
-  if (inline !== undefined) return stringify(inline);
+  if (inline !== undefined) return stringify(rewritePickerConfig(context, inline, engineSpecs));
+  const { isUpstream } = pickerBinaryOf(context);
   const hasOwnImage = scheduler?.template?.containers?.some(
-    ({ name, image }) => name === 'main' && image !== undefined,
+    ({ name, image }) => name === pickerContainer && image !== undefined,
   );
-  const { plain, adapters } = !context.hasPrefill
-    ? texts.single
-    : hasOwnImage
-      ? texts.plainDisaggregated
-      : texts.disaggregated;
-  return hasAdapters(context.effective) ? adapters : plain;
+  const isOurs = !isUpstream && !hasOwnImage;
+  if (!isUpstream && Object.keys(engineSpecs).length === 0) {
+    const { plain, adapters } = !context.hasPrefill
+      ? texts.single
+      : isOurs
+        ? texts.disaggregated
+        : texts.plainDisaggregated;
+    return hasAdapters(context.effective) ? adapters : plain;
+  }
+  const base = !context.hasPrefill ? singleProfile : isOurs ? withSessions(disaggregated) : disaggregated;
+  const config = hasAdapters(context.effective) ? withAdapters(base) : base;
+  // Upstream's finds prefixes by tokens where it has them; ours would only wait for them with these plugins.
+  const plugins = [...(isUpstream && hasTokenizer(context) ? [{ type: 'token-producer' }] : []), ...config.plugins];
+  return stringify(rewritePickerConfig(context, { ...config, plugins }, engineSpecs), { aliasDuplicateObjects: false });
+}
+
+/** A configuration as the picker of the service reads it, with the addresses of what stands beside it. */
+export function rewritePickerConfig(
+  context: Context,
+  config: Readonly<Record<string, unknown>>,
+  engineSpecs: MigrationFacts['engineSpecs'],
+): Readonly<Record<string, unknown>> {
+  const { isUpstream, version } = pickerBinaryOf(context);
+  const facts: MigrationFacts = {
+    version,
+    tokenizerUrl: tokenizerUrlOf(context),
+    modelName: tokenizedModelOf(context),
+    // Ours is told by a flag.
+    metricsScheme: isUpstream && context.platform.tls ? 'https' : 'http',
+    engineSpecs,
+  };
+  if (isUpstream) return migratePickerConfig(config, facts);
+  if (!Array.isArray(config.plugins)) return config;
+  const plugins = config.plugins.flatMap(pointAtTokenizer(facts));
+  return {
+    ...config,
+    plugins: withMetrics(
+      hasPredictor(context) ? plugins.map((plugin) => (isPredictor(plugin) ? withPredictor(plugin) : plugin)) : plugins,
+      facts,
+    ),
+  };
+}
+
+function withPredictor<P extends { readonly parameters?: Readonly<Record<string, unknown>> }>(plugin: P): P {
+  return {
+    ...plugin,
+    parameters: {
+      predictionUrls: [predictorUrls.prediction],
+      trainingUrl: predictorUrls.training,
+      ...plugin.parameters,
+    },
+  };
 }

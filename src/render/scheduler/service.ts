@@ -3,7 +3,8 @@ import type { Manifest } from '../../kube/object.ts';
 import type { Context } from '../input.ts';
 import { componentLabels } from '../labels.ts';
 import { manifestOf, ownerOf } from '../manifest.ts';
-import { pickerPorts } from './deployment.ts';
+import { pickerBinaryOf } from './binary.ts';
+import { eventsPort, pickerPorts } from './deployment.ts';
 
 /** The Service by which gateways find the picker; a pool may give it another name. */
 export function pickerServiceName(context: Context): string {
@@ -35,6 +36,9 @@ export function renderPickerService(context: Context): Manifest {
           },
           { name: 'grpc-health', protocol: 'TCP', port: pickerPorts.grpcHealth, targetPort: 'grpc-health' },
           { name: 'metrics', protocol: 'TCP', port: pickerPorts.metrics, targetPort: 'metrics' },
+          ...(pickerBinaryOf(context).isUpstream
+            ? [{ name: 'zmq', protocol: 'TCP', port: eventsPort, targetPort: 'zmq' }]
+            : []),
         ],
       },
     },

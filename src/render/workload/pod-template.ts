@@ -64,6 +64,9 @@ export function sidecarSettingsOf(context: Context): Omit<SidecarSettings, keyof
     connector: 'nixlv2',
     poolNamespace: namespace,
     poolName: context.poolName,
+    ...(platform.images.flavour === 'upstream' && context.pool === 'inference.networking.x-k8s.io'
+      ? { poolGroup: context.pool }
+      : {}),
     ...(platform.tls
       ? { tls: { volume: certificatesVolume, path: certificatesPath, serverName: serverNameOf(context) } }
       : {}),

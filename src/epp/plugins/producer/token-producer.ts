@@ -19,6 +19,7 @@ const parameters = z.strictObject({
       mmTimeout: duration.default('30s'),
     })
     .optional(),
+  /** What the tokenizer calls the model; as the request does when absent. */
   modelName: z.string().optional(),
   tokenizerPoolConfig: z.unknown().optional(),
   udsTokenizerConfig: z.unknown().optional(),
@@ -35,7 +36,7 @@ const maxAnswerBytes = 64 << 20;
  * A request whose tokens are not there in time is served without them.
  */
 export const createTokenProducer: PluginFactory = (context): Preparer => {
-  const { vllm } = parseParameters(context, parameters);
+  const { vllm, modelName } = parseParameters(context, parameters);
   const timeoutMs = toMs(vllm?.timeout ?? '5s');
   let turn = 0;
   let inFlight = 0;
@@ -51,7 +52,8 @@ export const createTokenProducer: PluginFactory = (context): Preparer => {
   const ask = async (base: string, cycle: Cycle): Promise<Uint32Array | undefined> => {
     const { completion } = cycle.request;
     if (completion === undefined) return undefined;
-    const { body, api } = completion;
+    const { api } = completion;
+    const body = modelName === undefined ? completion.body : { ...completion.body, model: modelName };
     const signal = AbortSignal.timeout(timeoutMs);
     const isChat = api === 'chat' || api === 'messages';
     const nowMs = context.clock.now();
