@@ -214,15 +214,15 @@ describe('base configurations', () => {
 
   it('say which field of which configuration does not fit', async () => {
     await apply(
-      config('spread', { parallelism: { pipeline: 2 } }),
+      config('standstill', { rolloutStrategy: { maxUnavailable: 0, maxSurge: 0 } }),
       config('broken', { labels: { a: '{{ .Spec.Nothing }}' } }),
     );
-    await apply(service('refused', { baseRefs: [{ name: 'spread' }], parallelism: { data: 2, dataLocal: 1 } }));
+    await apply(service('refused', { baseRefs: [{ name: 'standstill' }] }));
     await eventually(async () =>
       expect(await presetsCombined('refused')).toMatchObject({
         status: 'False',
         reason: 'InvalidRenderedConfig',
-        message: expect.stringMatching(/spec\.parallelism.*: .*pipeline.*default\/spread/),
+        message: expect.stringMatching(/spec\.rolloutStrategy: .*cannot both be zero.*default\/standstill/),
       }),
     );
     await apply(service('unrendered', { baseRefs: [{ name: 'broken' }] }));
