@@ -7,6 +7,7 @@ import type { Clock } from '../../src/clock.ts';
 import { controllerOf } from '../../src/kube/apply.ts';
 import type { Client } from '../../src/kube/client.ts';
 import { startDefinitions } from '../../src/kube/definitions.ts';
+import { shareFields } from '../../src/kube/fields.ts';
 import { type Indexes, type Informer, type InformerOptions, startInformer } from '../../src/kube/informer.ts';
 import { apiVersionOf, type KubeObject, type Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
@@ -86,6 +87,7 @@ export const byComponent = 'component';
 const ours = { labelSelector: `${labels.partOf}=${partOf}` } as const;
 const owned = {
   ...ours,
+  transform: shareFields,
   indexes: { [byOwner]: (object: KubeObject) => [controllerOf(object)?.uid ?? ''] },
 } as const;
 

@@ -55,12 +55,15 @@ export function createTriggers(sources: Sources): readonly Trigger[] {
     ...createGroupTriggers(sources),
     triggerMapped(
       caches.accounts,
-      ({ metadata: { name, namespace } }) =>
-        usersOf(
-          (service) =>
-            service.metadata.namespace === namespace &&
-            accountsOf({ ...service, spec: sources.bases.of(service).effective }).includes(name),
-        ),
+      (account) =>
+        // As good as none: among them those that every service is given.
+        isPlain(account)
+          ? []
+          : usersOf(
+              (service) =>
+                service.metadata.namespace === account.metadata.namespace &&
+                accountsOf({ ...service, spec: sources.bases.of(service).effective }).includes(account.metadata.name),
+            ),
       { when: (before, after) => digestOfAccount(before) !== digestOfAccount(after) },
     ),
     triggerMapped(caches.configs, (config) => usersOf((service) => sources.bases.concerns(service, config)), {
@@ -94,7 +97,7 @@ function triggerUnlessEcho(
   return (enqueue) =>
     informer.subscribe((change: Change<KubeObject>) => {
       if (change.type === 'deleted') writes.dropped(resource, change.object);
-      else if (writes.isEcho(resource, change.object)) return;
+      else if (writes.takeEcho(resource, change.object)) return;
       for (const key of keysOfChange(change, map)) enqueue(key);
     });
 }
@@ -133,6 +136,10 @@ function isUsedBy(
 /** What of a ServiceAccount matters: pods are given their tokens by others. */
 function digestOfAccount({ metadata, imagePullSecrets, secrets }: ServiceAccount): string {
   return JSON.stringify([metadata.annotations, imagePullSecrets, secrets]);
+}
+
+function isPlain({ metadata, imagePullSecrets = [], secrets = [] }: ServiceAccount): boolean {
+  return Object.keys(metadata.annotations ?? {}).length + imagePullSecrets.length + secrets.length === 0;
 }
 
 /** What of a Gateway matters: not how many routes hang on it, which changes with every service. */

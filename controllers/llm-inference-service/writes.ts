@@ -60,10 +60,13 @@ export class Writes {
     return written.object as T | undefined;
   }
 
-  /** Whether a change that a watch tells is nothing but the echo of a write of ours. */
-  isEcho(resource: Resource, object: KubeObject): boolean {
-    const written = this.#written.get(keyFor(resource, object.metadata))?.object;
-    return written !== undefined && written.metadata.resourceVersion === object.metadata.resourceVersion;
+  /** Whether a change that a watch tells is nothing but the echo of a write of ours, which is not kept any longer. */
+  takeEcho(resource: Resource, object: KubeObject): boolean {
+    const key = keyFor(resource, object.metadata);
+    const written = this.#written.get(key)?.object;
+    if (written?.metadata.resourceVersion !== object.metadata.resourceVersion) return false;
+    this.#written.delete(key);
+    return true;
   }
 
   /** A watch told that the object is gone: what was written of it counts no more. */
@@ -79,8 +82,11 @@ export class Writes {
   #put(key: string, written: Written): void {
     this.#written.delete(key);
     this.#written.set(key, written);
-    const oldest = this.#written.keys().next();
-    if (this.#written.size > maxRemembered && !oldest.done) this.#written.delete(oldest.value);
+    const nowMs = this.#clock.now();
+    for (const [oldest, { untilMs }] of this.#written) {
+      if (nowMs <= untilMs && this.#written.size <= maxRemembered) break;
+      this.#written.delete(oldest);
+    }
   }
 }
 

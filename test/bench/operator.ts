@@ -6,7 +6,8 @@ import type { GatewayClass } from '../../src/api/foreign/gateway-api.ts';
 import { systemClock } from '../../src/clock.ts';
 import type { Client } from '../../src/kube/client.ts';
 import { loadKubeConfig } from '../../src/kube/config.ts';
-import type { Manifest } from '../../src/kube/object.ts';
+import { startInformer } from '../../src/kube/informer.ts';
+import type { KubeObject, Manifest } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import { createClient } from '../../src/kube/rest-client.ts';
 import { freePorts } from '../../src/local/control-plane.ts';
@@ -19,10 +20,16 @@ import { figure, firstLine, residentMib, root, startNode, stop } from './process
 
 /**
  * The operator as a process of its own against a real API server: how long 50 prefill/decode services take, and what a reconcile
- * costs that has nothing to do. No controller but ours runs, so that the API server's time is ours.
+ * costs that has nothing to do; then the same with 1,000 of them, and how soon a change of one reaches its pods. No controller but ours runs, so that the API server's time is ours.
  */
 
 const services = 50;
+/** And so many in the end. */
+const allServices = 1_000;
+/** Creations under way at once when there are many. */
+const creating = 25;
+/** Changes of one service among many, one after the other. */
+const changes = 200;
 /** Times that each service is woken for nothing. */
 const rounds = 10;
 const namespace = 'bench';
@@ -38,15 +45,15 @@ async function count(client: Client, path: string): Promise<number> {
   return page.items.length + (page.metadata.remainingItemCount ?? 0);
 }
 
-const wanted: readonly (readonly [path: string, count: number])[] = [
-  [`/apis/apps/v1/namespaces/${namespace}/deployments`, 3 * services],
-  [`/apis/gateway.networking.k8s.io/v1/namespaces/${namespace}/httproutes`, services],
-  [`/apis/inference.networking.k8s.io/v1/namespaces/${namespace}/inferencepools`, services],
-  [`/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/${namespace}/inferencepools`, services],
+const wantedOf = (many: number): readonly (readonly [path: string, count: number])[] => [
+  [`/apis/apps/v1/namespaces/${namespace}/deployments`, 3 * many],
+  [`/apis/gateway.networking.k8s.io/v1/namespaces/${namespace}/httproutes`, many],
+  [`/apis/inference.networking.k8s.io/v1/namespaces/${namespace}/inferencepools`, many],
+  [`/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/${namespace}/inferencepools`, many],
 ];
 
-async function untilAllExist(client: Client, timeoutMs: number): Promise<void> {
-  const missing = new Map(wanted);
+async function untilAllExist(client: Client, many: number, timeoutMs: number): Promise<void> {
+  const missing = new Map(wantedOf(many));
   const end = performance.now() + timeoutMs;
   while (missing.size > 0) {
     await Promise.all(
@@ -57,8 +64,54 @@ async function untilAllExist(client: Client, timeoutMs: number): Promise<void> {
     if (missing.size === 0) return;
     if (performance.now() > end)
       throw new Error(`after ${timeoutMs} ms there are not enough of ${[...missing.keys()]}`);
-    await sleep(25);
+    await sleep(many > 100 ? 250 : 25);
   }
+}
+
+function applyService(client: Client, i: number): Promise<unknown> {
+  const { metadata, ...rest } = prefillDecodeService({ name: `chat-${i}`, namespace });
+  const manifest = { ...rest, metadata: { name: metadata.name, namespace } };
+  return client.apply(resources.llmInferenceServices, manifest, { fieldManager: 'kubectl', force: true });
+}
+
+/** How long after each change of a service its Deployment is patched, in milliseconds, ascending. */
+async function timeChanges(client: Client): Promise<readonly number[]> {
+  const told = new Map<string, (generation: number) => void>();
+  const informer = startInformer<KubeObject>(
+    client,
+    resources.deployments,
+    { namespace, isMetadataOnly: true },
+    { log },
+  );
+  await informer.synced;
+  informer.subscribe(({ object }) => told.get(object.metadata.name)?.(object.metadata.generation ?? 0));
+  const times: number[] = [];
+  for (let i = 0; i < changes; i++) {
+    const name = `chat-${(i * 97) % allServices}`;
+    const deployment = `${name}-kserve`;
+    const before = informer.store.get({ namespace, name: deployment })?.metadata.generation ?? 0;
+    const patched = new Promise<void>((resolve) => {
+      told.set(deployment, (generation) => generation > before && resolve());
+    });
+    const start = performance.now();
+    await client.mergePatch(resources.llmInferenceServices, { namespace, name }, { spec: { replicas: 3 + i } });
+    await Promise.race([
+      patched,
+      sleep(30_000, undefined, { ref: false }).then(() => Promise.reject(new Error(`${deployment} was not patched`))),
+    ]);
+    times.push(performance.now() - start);
+    told.delete(deployment);
+  }
+  informer.close();
+  return times.sort((a, b) => a - b);
+}
+
+/** Bytes of each definition as the API server gets it. */
+function definitionSizes(): readonly (readonly [name: string, bytes: number])[] {
+  return readdirSync(join(root, 'crds'))
+    .filter((file) => file.endsWith('.yaml'))
+    .flatMap((file) => parseManifests(readFileSync(join(root, 'crds', file), 'utf8'), file))
+    .map((manifest) => [manifest.metadata.name, JSON.stringify(manifest).length] as const);
 }
 
 interface Readings {
@@ -196,18 +249,16 @@ async function main(): Promise<void> {
 
     const before = await read(metricsUrl);
     const start = performance.now();
-    await Promise.all(
-      Array.from({ length: services }, (_, i) => {
-        const { metadata, ...rest } = prefillDecodeService({ name: `chat-${i}`, namespace });
-        const manifest = { ...rest, metadata: { name: metadata.name, namespace } };
-        return client.apply(resources.llmInferenceServices, manifest, { fieldManager: 'kubectl', force: true });
-      }),
-    );
+    await Promise.all(Array.from({ length: services }, (_, i) => applyService(client, i)));
     const appliedMs = performance.now() - start;
-    await untilAllExist(client, 120_000);
+    await untilAllExist(client, services, 120_000);
     const elapsedMs = performance.now() - start;
     const settled = await atRest(metricsUrl);
     const requests = settled.requests - before.requests;
+    const writes = ['POST', 'PUT', 'PATCH'].reduce(
+      (sum, method) => sum + (settled.byMethod[method] ?? 0) - (before.byMethod[method] ?? 0),
+      0,
+    );
     const kinds = Object.entries(settled.byMethod)
       .map(([method, n]) => `${n - (before.byMethod[method] ?? 0)} ${method}`)
       .filter((text) => !text.startsWith('0 '));
@@ -218,17 +269,22 @@ async function main(): Promise<void> {
       figure(
         'all Deployments, routes and pools exist after',
         `${(elapsedMs / 1000).toFixed(2)} s`,
-        'to reach: 5 s; Go: 74 s',
+        'to reach: 3 s; Go: 74 s',
       ) +
         figure('  of which the user applied', `${(appliedMs / 1000).toFixed(2)} s`) +
         figure('requests to the API server, per service', (requests / services).toFixed(1), kinds.join(', ')) +
         figure('reconciles, per service', ((settled.reconciles - before.reconciles) / services).toFixed(1)) +
         figure(
-          'CPU of the operator, per service',
-          `${((settled.cpuMs - before.cpuMs) / services).toFixed(1)} ms`,
-          'admission included',
+          '  of which write, events and status included',
+          (writes / services).toFixed(1),
+          'to reach: 35; Go: 78, with pods 196',
         ) +
-        figure('memory of the operator', `${residentMib(pid).toFixed(0)} MiB`),
+        figure(
+          'CPU of the operator until quiet',
+          `${((settled.cpuMs - before.cpuMs) / 1000).toFixed(2)} s`,
+          'to reach: 5 s, admission included; Go: 137 s',
+        ) +
+        figure('memory of the operator', `${residentMib(pid).toFixed(0)} MiB`, 'Go: 119 MB'),
     );
 
     const deployments = Array.from({ length: services }, (_, i) => `chat-${i}-kserve`);
@@ -266,9 +322,38 @@ async function main(): Promise<void> {
         figure(
           'CPU of the operator',
           `${((after.cpuMs - idle.cpuMs) / reconciles).toFixed(2)} ms`,
-          'the watch included; Go: 92 ms',
+          'the watch included; to reach: 2 ms; Go: 92 ms',
         ),
     );
+
+    const manyStart = performance.now();
+    let next = services;
+    await Promise.all(
+      Array.from({ length: creating }, async () => {
+        while (next < allServices) await applyService(client, next++);
+      }),
+    );
+    const manyAppliedMs = performance.now() - manyStart;
+    await untilAllExist(client, allServices, 600_000);
+    const manyMs = performance.now() - manyStart;
+    const many = await atRest(metricsUrl);
+    const restedMib = residentMib(pid);
+    const times = await timeChanges(client);
+    const at = (part: number) => times[Math.min(times.length - 1, Math.floor(times.length * part))] ?? 0;
+    await atRest(metricsUrl);
+    process.stdout.write(`\n${allServices} services, ${allServices - services} of them at once\n`);
+    process.stdout.write(
+      figure('all children exist after', `${(manyMs / 1000).toFixed(1)} s`, 'to reach: 90 s') +
+        figure('  of which the user applied', `${(manyAppliedMs / 1000).toFixed(1)} s`) +
+        figure('CPU of the operator for them', `${((many.cpuMs - after.cpuMs) / 1000).toFixed(1)} s`) +
+        figure('change of one until its Deployment is patched', `${at(0.5).toFixed(0)} ms`, 'p50') +
+        figure('', `${at(0.99).toFixed(0)} ms`, 'p99, to reach: 300 ms') +
+        figure('memory of the operator', `${restedMib.toFixed(0)} MiB`, 'to reach: 300 MB') +
+        figure('  after the changes', `${residentMib(pid).toFixed(0)} MiB`),
+    );
+    process.stdout.write('\nour definitions, as JSON\n');
+    for (const [name, bytes] of definitionSizes())
+      process.stdout.write(figure(name, `${(bytes / 1024).toFixed(0)} KiB`, 'to reach: 256 KiB; Go: 2.7 MB'));
   } finally {
     await close();
   }

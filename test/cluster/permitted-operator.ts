@@ -49,7 +49,7 @@ export interface TestOperator {
   readonly events: readonly string[];
   readonly failures: () => number;
   readonly counters: Counters;
-  close(): Promise<void>;
+  close(deadlineMs?: number): Promise<void>;
 }
 
 export const applyAll = (admin: Client, ...manifests: readonly Manifest[]) =>
@@ -90,8 +90,9 @@ export async function startTestOperator(
   plane: ControlPlane,
   admin: Client,
   config: Partial<ControllerConfig> = {},
+  wrap: (client: Client) => Client = (client) => client,
 ): Promise<TestOperator> {
-  const client = createClient(await operatorConnection(plane, admin), { log });
+  const client = wrap(createClient(await operatorConnection(plane, admin), { log }));
   const events: string[] = [];
   const set = await startControllers(
     { ...operatorConfig, ...config },
@@ -121,8 +122,8 @@ export async function startTestOperator(
       // Watches come and go by themselves.
       requests: () => Object.entries(client.sent).reduce((sum, [verb, n]) => (verb === 'WATCH' ? sum : sum + n), 0),
     },
-    close: async () => {
-      await manager.close();
+    close: async (deadlineMs) => {
+      await manager.close(deadlineMs);
       await client.close();
     },
   };
