@@ -130,11 +130,13 @@ export async function startCaches(
   const start = <T extends KubeObject>(resource: Resource, options: InformerOptions<T>): Informer<T> =>
     startInformer<T>(client, resource, isOptional(resource) ? { ...options, onServed, definitions } : options, deps);
 
-  const services = start<LLMInferenceService>(
-    resources.llmInferenceServices,
-    deps.serviceIndexes ? { indexes: deps.serviceIndexes } : {},
-  );
-  const configs = start<LLMInferenceServiceConfig>(resources.llmInferenceServiceConfigs, {});
+  const services = start<LLMInferenceService>(resources.llmInferenceServices, {
+    transform: withoutManagers,
+    ...(deps.serviceIndexes ? { indexes: deps.serviceIndexes } : {}),
+  });
+  const configs = start<LLMInferenceServiceConfig>(resources.llmInferenceServiceConfigs, {
+    transform: withoutManagers,
+  });
   const globalConfig = start<ConfigMap>(resources.configMaps, {
     namespace: deps.systemNamespace,
     fieldSelector: `metadata.name=${globalConfigName}`,

@@ -223,7 +223,8 @@ async function main(): Promise<void> {
     await install(client);
     const [webhookPort, metricsPort] = await freePorts('127.0.0.1', 2);
     const metricsUrl = `http://127.0.0.1:${metricsPort}/metrics`;
-    const flags = process.env.OPERATOR_FLAGS?.split(' ').filter(Boolean) ?? [];
+    // As in its image.
+    const flags = (process.env.OPERATOR_FLAGS ?? '--max-semi-space-size=4').split(' ').filter(Boolean);
     operator = startNode(
       process.env.OPERATOR ?? 'dist/operator.mjs',
       [
