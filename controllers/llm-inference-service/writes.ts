@@ -14,6 +14,7 @@ import {
 import { resources } from '../../src/kube/resources.ts';
 import { pathOf } from '../../src/kube/rest-client.ts';
 import { hasCode } from '../../src/kube/status-error.ts';
+import { leaveAccount } from './account.ts';
 import { keepReplicas } from './replicas.ts';
 import { adopt } from './take-over.ts';
 
@@ -207,7 +208,8 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
       else force = false;
     }
     await keepReplicas(client, resource, { desired: object, live: present }, signal);
-    const after = await client.apply<T>(resource, object, { ...how, force }, signal).catch(async (thrown: unknown) => {
+    const sent = leaveAccount(object, present);
+    const after = await client.apply<T>(resource, sent, { ...how, force }, signal).catch(async (thrown: unknown) => {
       // A list element of another hand can stand in the way of ours, as a port of the same name does, and an apply
       // leaves it there. Lists are then put back as a whole.
       if (!present || !hasCode(thrown, 'invalid')) throw thrown;

@@ -430,7 +430,13 @@ describe('a change', () => {
     await eventually(async () =>
       expect(await get(resources.deployments, 'chat-kserve')).toMatchObject({
         metadata: { uid: before },
-        spec: { template: { metadata: { labels: { team: 'a', 'llm-d.ai/role': 'both' } } } },
+        spec: {
+          template: {
+            metadata: { labels: { team: 'a', 'llm-d.ai/role': 'both' } },
+            // That of the sidecar is gone.
+            spec: { serviceAccountName: 'default' },
+          },
+        },
       }),
     );
     await apply(service());
