@@ -61,6 +61,7 @@ export function countsOf(outcome: Outcome): {
 
 /** The body of an answer to a chat, a completion or a token request that is not streamed. */
 export function renderAnswer(task: Task, head: AnswerHead, outcome: Outcome): string {
+  const promptIds = promptIdsOf(task);
   const choices = task.replies.map((reply, index) => {
     const finished = outcome.finished[index];
     const tokens = finished?.outputTokens ?? 0;
@@ -69,10 +70,12 @@ export function renderAnswer(task: Task, head: AnswerHead, outcome: Outcome): st
       logprobs: logprobsOf(task, reply, 0, tokens),
       finish_reason: finishReasonOf(reply, finished),
       stop_reason: reply.stopReason,
-      token_ids: null,
+      token_ids: task.returnsTokenIds ? reply.ids.slice(0, tokens) : null,
     };
     if (task.api === 'generate') return { index, ...ending, token_ids: reply.ids.slice(0, tokens) };
-    if (task.api === 'completions') return { index, text: task.echo + text, ...ending };
+    if (task.api === 'completions') {
+      return { index, text: task.echo + text, ...ending, ...(promptIds ? { prompt_token_ids: promptIds } : {}) };
+    }
     const { toolCall } = reply;
     const called = toolCall && {
       id: toolCall.id,
@@ -84,7 +87,7 @@ export function renderAnswer(task: Task, head: AnswerHead, outcome: Outcome): st
       content: toolCall ? null : text,
       refusal: null,
       tool_calls: called ? [called] : [],
-      ...(reply.thoughtTokens > 0 ? { reasoning_content: thoughts } : {}),
+      ...(reply.thoughtTokens > 0 ? { reasoning: thoughts, reasoning_content: thoughts } : {}),
     };
     return { index, message, ...ending };
   });
@@ -106,8 +109,14 @@ export function renderAnswer(task: Task, head: AnswerHead, outcome: Outcome): st
     service_tier: null,
     system_fingerprint: null,
     usage: usage(outcome),
+    ...(promptIds && task.api === 'chat' ? { prompt_token_ids: promptIds } : {}),
     kv_transfer_params: outcome.params,
   });
+}
+
+/** The prompt's tokens where they are asked for; the engine has appended the answer's to the list that it was given. */
+function promptIdsOf(task: Task): readonly number[] | undefined {
+  return task.returnsTokenIds ? task.promptIds.slice(0, task.promptTokens) : undefined;
 }
 
 /** The events of the same answers. */
@@ -133,11 +142,11 @@ export function createEventWriter(task: Task, head: AnswerHead): EventWriter {
   };
   const plain = ',"logprobs":null,"finish_reason":null}]';
   const atFirst = `${plain}${usedBy(0)}}\n\n`;
-  const after = (reply: Reply, index: number) =>
-    (task.logprobs === undefined
-      ? plain
-      : `,"logprobs":${JSON.stringify(logprobsOf(task, reply, index, index + 1))},"finish_reason":null}]`) +
-    `${usedBy(index + 1)}}\n\n`;
+  const after = (reply: Reply, index: number) => {
+    const logprobs = task.logprobs === undefined ? 'null' : JSON.stringify(logprobsOf(task, reply, index, index + 1));
+    const ids = task.returnsTokenIds ? `,"token_ids":[${reply.ids[index] ?? 0}]` : '';
+    return `,"logprobs":${logprobs},"finish_reason":null${ids}}]${usedBy(index + 1)}}\n\n`;
+  };
   const role = '"delta":{"role":"assistant","content":""}';
   return {
     first: () =>
@@ -163,8 +172,10 @@ export function createEventWriter(task: Task, head: AnswerHead): EventWriter {
       if (!isChat) return `${start}"text":${shown}${after(reply, index)}`;
       if (toolCall)
         return `${start}"delta":{"tool_calls":[{"index":0,"function":{"arguments":${shown}}}]}${after(reply, index)}`;
-      const field = index < reply.thoughtTokens ? 'reasoning_content' : 'content';
-      return `${start}"delta":{"${field}":${shown}}${after(reply, index)}`;
+      // Thoughts go under the name of today and the one before.
+      const delta =
+        index < reply.thoughtTokens ? `"reasoning":${shown},"reasoning_content":${shown}` : `"content":${shown}`;
+      return `${start}"delta":{${delta}}${after(reply, index)}`;
     },
     finish: (choice, finished, params) => {
       const reply = task.replies[choice] ?? task.replies[0];

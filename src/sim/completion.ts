@@ -14,6 +14,8 @@ export interface Task {
   readonly api: TaskApi;
   readonly isStream: boolean;
   readonly includesUsage: boolean;
+  /** The answer tells the ids of its tokens, and of the prompt's where it is not streamed. */
+  readonly returnsTokenIds: boolean;
   /** Every event tells what was used so far. */
   readonly hasContinuousUsage: boolean;
   readonly promptIds: number[];
@@ -113,7 +115,9 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
   const toolCall = isChat ? parseToolCall(body, lastUserText, { hasAutoChoice: limits.hasAutoToolChoice }) : undefined;
   const fixed = isChat ? fixedTextOf(body, lastUserText) : undefined;
   const thinking = (body.chat_template_kwargs as { enable_thinking?: unknown } | undefined | null)?.enable_thinking;
-  const replyOf = (choice: number): Reply => {
+  const stopIds = tokenIds(body.stop_token_ids);
+  const replyOf = (choice: number): Reply => endAtTokens(writeReply(choice), stopIds, minTokens);
+  const writeReply = (choice: number): Reply => {
     if (toolCall)
       return createToolReply(choice === 0 ? toolCall : { ...toolCall, id: `${toolCall.id}${choice}` }, maxTokens);
     if (fixed !== undefined) return createFixedReply(fixed, maxTokens);
@@ -135,6 +139,7 @@ export function parseTask(request: Completion, limits: TaskLimits): Task {
     api,
     isStream: request.stream,
     includesUsage,
+    returnsTokenIds: body.return_token_ids === true,
     hasContinuousUsage: includesUsage && options?.continuous_usage_stats === true,
     promptIds: prompt.ids,
     promptTokens,
@@ -179,6 +184,27 @@ function logprobsOf(body: Readonly<Record<string, unknown>>, isChat: boolean, ma
     throw new AppError('invalid', `${name} is ${count}, and this server tells at most ${max}; see --max-logprobs`);
   }
   return count;
+}
+
+/** The reply up to the first of the tokens that end it; that one counts and is not shown. */
+function endAtTokens(reply: Reply, stopIds: ReadonlySet<number>, minTokens: number): Reply {
+  if (stopIds.size === 0) return reply;
+  const at = reply.ids.findIndex((id, index) => index >= minTokens && stopIds.has(id));
+  if (at < 0) return reply;
+  return {
+    ...reply,
+    ids: reply.ids.slice(0, at + 1),
+    deltas: [...reply.deltas.slice(0, at), ''],
+    finishReason: 'stop',
+    stopReason: reply.ids[at] ?? null,
+    thoughtTokens: Math.min(reply.thoughtTokens, at),
+  };
+}
+
+function tokenIds(value: unknown): ReadonlySet<number> {
+  if (value === undefined || value === null) return new Set();
+  if (Array.isArray(value) && value.every((id) => Number.isInteger(id))) return new Set(value as number[]);
+  throw new AppError('invalid', `stop_token_ids must be a list of token ids, not ${JSON.stringify(value)}`);
 }
 
 function stopStrings(stop: unknown): readonly string[] {

@@ -108,7 +108,7 @@ function envelope(head: AnswerHead): Fields {
 function stopOf(reply: Reply, finished: Finished | undefined): Fields {
   if (finished?.reason === 'length') return { stop_reason: 'max_tokens', stop_sequence: null };
   if (reply.toolCall) return { stop_reason: 'tool_use', stop_sequence: null };
-  return reply.stopReason === null
+  return typeof reply.stopReason !== 'string'
     ? { stop_reason: 'end_turn', stop_sequence: null }
     : { stop_reason: 'stop_sequence', stop_sequence: reply.stopReason };
 }

@@ -24,8 +24,8 @@ export interface Reply {
   /** Text that each token adds; empty for the end mark and for what a stop string cut off. */
   readonly deltas: readonly string[];
   readonly finishReason: 'stop' | 'length';
-  /** The stop string that ended the answer. */
-  readonly stopReason: string | null;
+  /** The stop string or token that ended the answer. */
+  readonly stopReason: string | number | null;
   /** How many of the tokens, from the first on, are thoughts. */
   readonly thoughtTokens: number;
   /** The answer calls a function: its text is the arguments. */

@@ -740,10 +740,40 @@ describe('what operators can do', () => {
     expect(await page(sim)).not.toContain('engine_healthy');
   });
 
+  it('tells the ids of tokens, and ends at one', async () => {
+    const sim = await start();
+    const ask = (body: Json) =>
+      post(sim, { prompt: 'Once upon a time', max_tokens: 6, return_token_ids: true, ...body }, '/v1/completions');
+    const [whole] = (await ask({})).body.choices as { token_ids: number[]; prompt_token_ids: number[]; text: string }[];
+    expect(whole?.token_ids).toHaveLength(6);
+    const prompt = await post(sim, { prompt: 'Once upon a time' }, '/tokenize');
+    expect(whole?.prompt_token_ids).toEqual(prompt.body.tokens);
+    const end = whole?.token_ids[3];
+    expect((await ask({ stop_token_ids: [end] })).body).toMatchObject({
+      choices: [{ finish_reason: 'stop', stop_reason: end, token_ids: whole?.token_ids.slice(0, 4) }],
+      usage: { completion_tokens: 4 },
+    });
+    expect((await ask({ stop_token_ids: [end], min_tokens: 5 })).body.usage).toMatchObject({ completion_tokens: 6 });
+    expect((await ask({ stop_token_ids: 'x' })).status).toBe(400);
+    const chat = { messages: [user('Hello')], max_tokens: 3, return_token_ids: true };
+    const told = (await post(sim, chat)).body as { prompt_token_ids: number[]; choices: { token_ids: number[] }[] };
+    expect(told.prompt_token_ids).toHaveLength(5);
+    const streamed = await fetch(`${sim.url}/v1/chat/completions`, {
+      method: 'POST',
+      body: JSON.stringify({ ...chat, stream: true }),
+    });
+    const ids = [...(await streamed.text()).matchAll(/"token_ids":\[(\d+)\]/g)].map(([, id]) => Number(id));
+    expect(ids).toEqual(told.choices[0]?.token_ids);
+  });
+
   it('thinks first where a reasoning parser is set', async () => {
     const sim = await start('--reasoning-parser qwen3');
     const { body } = await post(sim, { messages: [user('Why?')] });
-    expect(body).toMatchObject({ choices: [{ message: { reasoning_content: expect.stringMatching(/Why/) } }] });
+    expect(body).toMatchObject({
+      choices: [
+        { message: { reasoning: expect.stringMatching(/Why/), reasoning_content: expect.stringMatching(/Why/) } },
+      ],
+    });
     const off = await post(sim, { messages: [user('Why?')], chat_template_kwargs: { enable_thinking: false } });
     expect((off.body.choices as { message: Json }[])[0]?.message).not.toHaveProperty('reasoning_content');
     const message = await post(sim, { messages: [user('Why?')], max_tokens: 200 }, '/v1/messages');
