@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
 import { gunzipSync } from 'node:zlib';
+import Anthropic from '@anthropic-ai/sdk';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { unpackTar } from 'modern-tar';
+import OpenAI from 'openai';
 import { request } from 'undici';
 import { parse } from 'yaml';
 import { sendTurn } from '../../src/cli/conversation.ts';
@@ -218,6 +220,97 @@ describe('the whole path', () => {
     },
     60_000,
   );
+
+  it('serves the official clients, streaming and not', async () => {
+    const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
+    const anthropic = new Anthropic({ baseURL: url, apiKey: 'none', maxRetries: 0 });
+    const messages = [{ role: 'user' as const, content: `What does an operator do at ${Date.now()}?` }];
+    const whole = await openai.chat.completions.create({ model: name, messages, n: 2, max_tokens: 8 });
+    expect(whole.choices.map(({ finish_reason }) => finish_reason)).toEqual(['length', 'length']);
+    expect(whole.usage?.completion_tokens).toBe(16);
+    const streamed = await openai.chat.completions
+      .stream({ model: name, messages, max_tokens: 8, logprobs: true, stream_options: { include_usage: true } })
+      .finalChatCompletion();
+    expect(streamed.choices[0]?.message.content).toBe(whole.choices[0]?.message.content);
+    expect(streamed.choices[0]?.logprobs?.content?.length).toBeGreaterThan(0);
+    expect(streamed.usage?.completion_tokens).toBe(8);
+
+    const text = await openai.completions.create({ model: name, prompt: 'Once upon a time', max_tokens: 5 });
+    let pieces = '';
+    for await (const { choices } of await openai.completions.create({
+      model: name,
+      prompt: 'Once upon a time',
+      max_tokens: 5,
+      stream: true,
+    })) {
+      pieces += choices[0]?.text ?? '';
+    }
+    expect(pieces).toBe(text.choices[0]?.text);
+
+    const response = await openai.responses.create({ model: name, input: 'Count to three.', max_output_tokens: 6 });
+    expect(response).toMatchObject({ status: 'incomplete', usage: { output_tokens: 6 } });
+    const followed = openai.responses.stream({ model: name, input: 'Count to three.', max_output_tokens: 6 });
+    expect((await followed.finalResponse()).output_text).toBe(response.output_text);
+
+    const message = await anthropic.messages.create({ model: name, max_tokens: 8, system: 'Be brief.', messages });
+    expect(message).toMatchObject({ stop_reason: 'max_tokens', usage: { output_tokens: 8 } });
+    const again = anthropic.messages.stream({ model: name, max_tokens: 8, system: 'Be brief.', messages });
+    expect((await again.finalMessage()).content).toEqual(message.content);
+    expect((await openai.models.list()).data.map(({ id }) => id)).toContain(name);
+    await expect(openai.chat.completions.create({ model: 'nobody', messages })).rejects.toMatchObject({ status: 404 });
+  }, 60_000);
+
+  it('finds what a pod was told behind its back, by its cache events', async () => {
+    const sample = parse(await readFile(join(root, 'config/samples/chat-prefill-decode.yaml'), 'utf8'));
+    const events = '{"enable_kv_cache_events":true,"endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}';
+    const [main] = sample.spec.template.containers;
+    const picker = parse(await readFile(join(root, 'config/epp/precise-prefix.yaml'), 'utf8'));
+    const { prefill: _, ...spec } = sample.spec;
+    await apply({
+      ...sample,
+      metadata: { name: 'precise', namespace },
+      spec: {
+        ...spec,
+        model: { ...spec.model, name: 'precise' },
+        template: { containers: [{ ...main, args: ['--kv-events-config', events] }] },
+        router: { ...spec.router, scheduler: { config: { inline: picker } } },
+      },
+    });
+    await awaitReady('precise');
+    const both = await eventually('two pods', async () => {
+      const found = await pods('app.kubernetes.io/name=precise,llm-d.ai/role=both');
+      const ready = found.filter(({ status }) => status?.containerStatuses?.every((each) => each.ready));
+      return ready.length === 2 && ready.map(({ status }) => `http://${status?.podIP}:8000`);
+    });
+    const base = url.slice(0, url.lastIndexOf('/'));
+    const ask = async (at: string, content: string) => {
+      const answer = await request(`${at}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(chat(content, { model: 'precise' })),
+      });
+      expect(answer.statusCode).toBe(200);
+      const body = (await answer.body.json()) as {
+        readonly usage: { readonly prompt_tokens_details: { readonly cached_tokens: number } | null };
+      };
+      return body.usage.prompt_tokens_details?.cached_tokens ?? 0;
+    };
+    // By chance alone, one try in 256 would pass.
+    for (const [i, pod] of both.entries()) {
+      await eventually(`the picker knows what pod ${i} has`, async () => {
+        const unheard = Array.from(
+          { length: 8 },
+          (_, k) => `${Date.now()} ${k} ${`only pod ${i} heard of this, `.repeat(20)}`,
+        );
+        for (const content of unheard) await ask(pod, content);
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        let found = 0;
+        for (const content of unheard) if ((await ask(`${base}/precise`, content)) > 90) found++;
+        return found === unheard.length;
+      });
+    }
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'precise' });
+  }, 180_000);
 
   it('refuses an invalid service at admission, naming the field', async () => {
     const service = {
