@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { podSchema } from '../../src/api/foreign/pod-schema.ts';
@@ -138,17 +139,42 @@ const service = (name: string, spec: object): Manifest => ({
   spec,
 });
 
-async function apply(namespace: string, manifests: readonly Manifest[], dryRun = false): Promise<void> {
+function resourceFor({ kind }: Manifest): Resource {
+  return kind === 'LLMInferenceService'
+    ? resources.llmInferenceServices
+    : kind === 'LLMInferenceServiceConfig'
+      ? resources.llmInferenceServiceConfigs
+      : resources.configMaps;
+}
+
+async function apply(
+  namespace: string,
+  manifests: readonly Manifest[],
+  dryRun = false,
+): Promise<readonly KubeObject[]> {
+  const applied: KubeObject[] = [];
   for (const manifest of manifests) {
-    const resource =
-      manifest.kind === 'LLMInferenceService'
-        ? resources.llmInferenceServices
-        : manifest.kind === 'LLMInferenceServiceConfig'
-          ? resources.llmInferenceServiceConfigs
-          : resources.configMaps;
     const object = { ...manifest, metadata: { ...manifest.metadata, namespace } };
-    await operator.admin.apply(resource, object, { fieldManager: 'user', force: true, dryRun });
+    applied.push(
+      await operator.admin.apply(resourceFor(manifest), object, { fieldManager: 'user', force: true, dryRun }),
+    );
   }
+  return applied;
+}
+
+const manifestsOf = (file: string): readonly Manifest[] =>
+  parseAllDocuments(readFileSync(join(folder, file), 'utf8')).map((document) => document.toJS() as Manifest);
+
+/** What of a manifest's own fields is otherwise in the live object: what a three-way merge, as of client-side apply, would change. */
+function changedFields(desired: unknown, live: unknown, path = ''): readonly string[] {
+  const isMap = (value: unknown): value is object =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  if (isMap(desired) && isMap(live))
+    return Object.entries(desired).flatMap(([key, value]) =>
+      changedFields(value, (live as Readonly<Record<string, unknown>>)[key], `${path}.${key}`),
+    );
+  // Lists of custom resources are replaced as a whole.
+  return isDeepStrictEqual(desired, live) ? [] : [path];
 }
 
 const createNamespace = (name: string) =>
@@ -160,9 +186,7 @@ describe('samples', () => {
     async (file) => {
       const namespace = file.replace('.yaml', '');
       await createNamespace(namespace);
-      const manifests = parseAllDocuments(readFileSync(join(folder, file), 'utf8')).map(
-        (document) => document.toJS() as Manifest,
-      );
+      const manifests = manifestsOf(file);
       await apply(namespace, manifests);
       const name = manifests.find(({ kind }) => kind === 'LLMInferenceService')?.metadata.name ?? '';
       const children = await eventually(async () => {
@@ -175,6 +199,29 @@ describe('samples', () => {
       });
       expect(goldens.has(file)).toBe(true);
       for (const child of children) expect(child.metadata.deletionTimestamp).toBeUndefined();
+    },
+    60_000,
+  );
+
+  it.each(samples)(
+    '%s stays in sync: nothing that was written since differs for Argo CD, Flux or kubectl diff',
+    async (file) => {
+      const namespace = file.replace('.yaml', '');
+      const manifests = manifestsOf(file);
+      const essence = (object: KubeObject | undefined) => {
+        const { metadata, status: _s, ...rest } = { ...object } as Manifest & { readonly status?: unknown };
+        const { managedFields: _m, resourceVersion: _r, generation: _g, ...kept } = metadata;
+        return { ...rest, metadata: kept };
+      };
+      // Server-side: a dry run of the same apply changes nothing.
+      const predicted = await apply(namespace, manifests, true);
+      for (const [i, manifest] of manifests.entries()) {
+        const live = await operator.admin.get<Manifest>(resourceFor(manifest), { ...manifest.metadata, namespace });
+        expect(essence(predicted[i])).toEqual(essence(live));
+        // Client-side: every field of the manifest is as it says.
+        const placed = { ...manifest, metadata: { ...manifest.metadata, namespace } };
+        expect(changedFields(placed, live)).toEqual([]);
+      }
     },
     60_000,
   );
