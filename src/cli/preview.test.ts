@@ -8,7 +8,7 @@ import type { KubeObject, Manifest } from '../kube/object.ts';
 import { resources } from '../kube/resources.ts';
 import { silentLogger } from '../telemetry/log.ts';
 import { type NodeRoom, planChanges, planGpus, planLines } from './commands/plan/plan.ts';
-import { renderServices } from './commands/render/render.ts';
+import { newCluster, renderServices } from './commands/render/render.ts';
 import { parseObjects } from './commands/validate/run.ts';
 import { createDryClient, createStaticSource, type Write } from './dry-client.ts';
 import { defaultConfig, previewService } from './preview.ts';
@@ -94,6 +94,36 @@ describe('what the operator would do', () => {
       expect(JSON.stringify(manifests)).not.toContain('preview-');
     }
   }, 120_000);
+});
+
+describe('a cluster as new', () => {
+  const imageOf = async (...configs: readonly Manifest[]) => {
+    const service = llmService() as unknown as Manifest;
+    const objects = [service, ...configs].map((object) => ({ object, source: 'test' }));
+    const manifests = await renderServices(deps, objects, undefined);
+    return JSON.stringify(manifests.find(({ kind }) => kind === 'Deployment'));
+  };
+
+  it('has the shipped presets, and a preset among the files goes before them', async () => {
+    const { status } = await previewService({
+      ...deps,
+      source: createStaticSource(newCluster(defaultConfig()), everything),
+      config: defaultConfig(),
+      service: llmService(),
+    });
+    const namespace = 'signalbox-system';
+    const name = 'kserve-config-llm-template';
+    expect(status?.appliedConfigs).toEqual([{ name, namespace, source: 'Preset' }]);
+    const image = 'example.org/mine:1';
+    const own = {
+      apiVersion: 'serving.kserve.io/v1alpha2',
+      kind: 'LLMInferenceServiceConfig',
+      metadata: { name, namespace },
+      spec: { template: { containers: [{ name: 'main', image }] } },
+    };
+    expect(await imageOf()).not.toContain(image);
+    expect(await imageOf(own)).toContain(image);
+  });
 });
 
 describe('a dry client', () => {

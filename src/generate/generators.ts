@@ -8,6 +8,7 @@ import { installManifests } from './install-manifest.ts';
 import { observability } from './observability.ts';
 import { pickerPlugins } from './picker-plugins.ts';
 import { podSchema } from './pod-schema.ts';
+import { presets } from './presets.ts';
 import { rbac } from './rbac.ts';
 
 /** Every generator, in order: the install manifests are rendered from a chart that is complete. */
@@ -21,5 +22,6 @@ export const generators: readonly Generator[] = [
   pickerPlugins,
   observability,
   argoHealth,
+  presets,
   installManifests,
 ];

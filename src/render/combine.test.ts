@@ -52,6 +52,12 @@ describe('mergeSpec', () => {
     ['an empty text wins', { labels: { a: 'x' } }, { labels: { a: '' } }, { labels: { a: '' } }],
     ['maps merge by key', { labels: { a: '1', b: '2' } }, { labels: { b: '3' } }, { labels: { a: '1', b: '3' } }],
     ['null takes away', { labels: { a: '1' }, x: 1 }, { labels: null }, { x: 1 }],
+    [
+      'null in a pod stays, for what is built in goes too',
+      { prefill: { template: main({ env: [], livenessProbe: { periodSeconds: 1 } }) } },
+      { prefill: { template: main({ livenessProbe: null }) } },
+      { prefill: { template: main({ env: [], livenessProbe: null }) } },
+    ],
     ['undefined says nothing', { x: 1 }, { x: undefined }, { x: 1 }],
     [
       'args are replaced',

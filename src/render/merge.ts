@@ -66,10 +66,21 @@ interface Rules {
   readonly clears: boolean;
   /** Objects that are taken as a whole. */
   readonly atomic: ReadonlySet<string>;
+  /** `null` stays, for it also takes away what is built in below. */
+  readonly keepsNull: boolean;
 }
 
-const podRules: Rules = { kinds: kindOfField, joinsArgs: true, clears: false, atomic: new Set() };
-const specRules: Rules = { kinds: kindOfSpecField, joinsArgs: false, clears: true, atomic: new Set(['inline']) };
+const podRules: Rules = { kinds: kindOfField, joinsArgs: true, clears: false, atomic: new Set(), keepsNull: false };
+const specRules: Rules = {
+  kinds: kindOfSpecField,
+  joinsArgs: false,
+  clears: true,
+  atomic: new Set(['inline']),
+  keepsNull: false,
+};
+/** The same in the pods of a spec, which are laid over built-in ones later. */
+const specPodRules: Rules = { ...specRules, keepsNull: true };
+const podFields: ReadonlySet<string> = new Set(['template', 'worker']);
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -85,8 +96,8 @@ export function mergeContainer(ours: Container, theirs: Container): Container {
 
 /**
  * One spec with another over it, as a strategic merge does, except that what the higher one says always counts: `false`,
- * `0`, `""`, and `[]` for lists. `null` takes a field away. Lists merge by the key of their items, or are replaced as a
- * whole where items have none; of fields that exclude each other the higher one's stays.
+ * `0`, `""`, and `[]` for lists. `null` takes a field away, in pods also what is built in. Lists merge by the key of
+ * their items, or are replaced as a whole where items have none; of fields that exclude each other the higher one's stays.
  */
 export function mergeSpec(lower: object, higher: object): Readonly<Record<string, unknown>> {
   return mergeMaps(specRules, asJson(lower), asJson(higher), 'workload');
@@ -107,7 +118,7 @@ function mergeMaps(rules: Rules, ours: Json, theirs: Json, kind?: keyof typeof o
     for (const field of exclusive) if (theirs[field] === undefined) delete merged[field];
   for (const [field, value] of Object.entries(theirs)) {
     if (value === undefined) continue;
-    if (value === null) delete merged[field];
+    if (value === null && !rules.keepsNull) delete merged[field];
     else merged[field] = mergeField(rules, field, merged[field], value);
   }
   return merged;
@@ -128,7 +139,12 @@ function mergeField(rules: Rules, field: string, ours: unknown, theirs: unknown)
     return mergeLists(rules, field, key, ours, theirs);
   }
   if (isMap(ours) && isMap(theirs) && !rules.atomic.has(field))
-    return mergeMaps(rules, ours, theirs, rules.kinds[field]);
+    return mergeMaps(
+      rules === specRules && podFields.has(field) ? specPodRules : rules,
+      ours,
+      theirs,
+      rules.kinds[field],
+    );
   return theirs;
 }
 

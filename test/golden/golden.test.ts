@@ -9,6 +9,7 @@ import { combine } from '../../src/render/combine.ts';
 import type { Platform } from '../../src/render/input.ts';
 import { render } from '../../src/render/render.ts';
 import { modelRoutingHeader } from '../../src/render/routing/rules.ts';
+import { shippedPresets } from '../../src/render/shipped-presets.ts';
 import { platform } from '../builders/service.ts';
 
 /**
@@ -34,7 +35,9 @@ function readSample(file: string): readonly (LLMInferenceService | LLMInferenceS
   return parseAllDocuments(readFileSync(join(samples, file), 'utf8')).map((document) => document.toJS());
 }
 
-function renderCase(name: string): string {
+const shipped = shippedPresets({ namespace: 'signalbox-system', prefix: 'kserve-', version: '0.0.0' });
+
+function renderCase(name: string, installed: readonly LLMInferenceServiceConfig[] = []): string {
   const input: Input = parse(readFileSync(join(folder, name, 'input.yaml'), 'utf8'));
   const sampled = input.service ? [] : readSample(`${input.sample ?? name}.yaml`);
   const service =
@@ -43,6 +46,7 @@ function renderCase(name: string): string {
   const configs = [
     ...(input.configs ?? []),
     ...sampled.filter((one): one is LLMInferenceServiceConfig => one.kind === 'LLMInferenceServiceConfig'),
+    ...installed,
   ];
   const live = {
     ...service,
@@ -73,6 +77,11 @@ describe('rendered manifests', () => {
     if (process.env.UPDATE_GOLDEN === '1') writeFileSync(path, actual);
     expect(existsSync(path)).toBe(true);
     expect(actual).toBe(readFileSync(path, 'utf8'));
+  });
+
+  // Presets repeat what is built in, so that people see it and may change it.
+  it.each(cases)('%s is the same with the shipped presets installed', (name) => {
+    expect(renderCase(name, shipped)).toBe(renderCase(name));
   });
 
   it('cover every sample', () => {

@@ -27,8 +27,9 @@ export function renderRoute(context: Context): readonly Manifest[] {
   if (routeRefsOf(effective).length > 0) return [];
   const group = effective.router.route.group;
   const route = (suffix: string, rules: readonly HTTPRouteRule[], more: Readonly<Record<string, string>> = {}) => {
+    const { parentRefs: _parents, rules: _rules, ...rest } = routeSpec ?? {};
     const spec: HTTPRouteSpec = {
-      ...routeSpec,
+      ...rest,
       parentRefs: gatewayParents(context),
       rules: rules.map((rule) => fitted(context, rule)),
     };

@@ -1,8 +1,9 @@
-import type { OperatorConfig } from '../../../../controllers/config.ts';
+import { type OperatorConfig, version } from '../../../../controllers/config.ts';
 import type { LLMInferenceService } from '../../../api/v1alpha2/llm-inference-service.ts';
 import { AppError } from '../../../errors.ts';
 import type { KubeObject, Manifest } from '../../../kube/object.ts';
 import { resources } from '../../../kube/resources.ts';
+import { shippedPresets } from '../../../render/shipped-presets.ts';
 import { createStaticSource, type Source } from '../../dry-client.ts';
 import { defaultConfig, previewService } from '../../preview.ts';
 import type { CliDeps } from '../../program.ts';
@@ -19,10 +20,16 @@ const gatewayClass = {
   status: { conditions: [{ type: 'Accepted', status: 'True' }] },
 };
 
+/** What is in a cluster as new: also the presets, as the operator installs them. */
+export function newCluster({ systemNamespace, configPrefix }: OperatorConfig): readonly KubeObject[] {
+  const presets = shippedPresets({ namespace: systemNamespace, prefix: configPrefix, version });
+  return [gatewayClass, ...(presets as readonly KubeObject[])];
+}
+
 /**
  * The manifests that the operator would make of the services among `objects`, laid over the configurations among them.
  *
- * @param live where to look for everything else; undefined: a cluster as new, with the settings' defaults
+ * @param live where to look for everything else; undefined: a cluster as new, with the settings' defaults and the shipped presets
  * @throws AppError `invalid` with what would be refused
  */
 export async function renderServices(
@@ -32,8 +39,8 @@ export async function renderServices(
   namespace?: string,
 ): Promise<readonly Manifest[]> {
   const own = objects.map(({ object, source }) => inNamespace(completeService(object, source), namespace));
-  const source = live?.source ?? createStaticSource([gatewayClass, ...own], Object.values(resources));
   const config = live?.config ?? defaultConfig();
+  const source = live?.source ?? createStaticSource([...newCluster(config), ...own], Object.values(resources));
   const manifests: Manifest[] = [];
   for (const service of own.filter(({ kind }) => kind === 'LLMInferenceService')) {
     // As a new one: what is there already would leave out what it shares with it.
