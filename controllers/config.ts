@@ -69,6 +69,12 @@ export const operatorSettings = {
     placeholder: 'TEXT',
     description: 'what names of presets begin with: PREFIXconfig-llm-template and others',
   }),
+  installPresets: setting.boolean({
+    flag: 'install-presets',
+    default: false,
+    description:
+      'put the presets that ship into the system namespace, and newer ones over them after an upgrade; ones that somebody has changed stay',
+  }),
   preventPresetDeletion: setting.boolean({
     flag: 'prevent-preset-deletion',
     env: 'PREVENT_WELL_KNOWN_CONFIG_DELETION',

@@ -14,6 +14,7 @@ import { parseGlobalFlag } from './llm-inference-service/global-config.ts';
 import { findRivalOf } from './llm-inference-service/take-over.ts';
 import { createConfigController } from './llm-inference-service-config/controller.ts';
 import { byConfigName, configNamesOf } from './llm-inference-service-config/usage.ts';
+import { createPresetController } from './presets/controller.ts';
 
 export interface ControllerSet {
   readonly controllers: readonly ControllerDefinition[];
@@ -49,6 +50,7 @@ export type ControllerConfig = Pick<
       | 'prometheusAuthModes'
       | 'prometheusTriggerAuth'
       | 'globalConfig'
+      | 'installPresets'
       | 'networkPolicies'
       | 'networkCallers'
       | 'networkScrapers'
@@ -81,6 +83,7 @@ export async function startControllers(
     { log, ...clock, systemNamespace: config.systemNamespace, serviceIndexes: { [byConfigName]: configNamesOf } },
     signal,
   );
+  const isWaiting = () => findRivalOf(caches, deps.clock ?? systemClock) !== undefined;
   return {
     controllers: [
       createServiceController({
@@ -121,8 +124,21 @@ export async function startControllers(
         ...clock,
         systemNamespace: config.systemNamespace,
         configPrefix: config.configPrefix,
-        isWaiting: () => findRivalOf(caches, deps.clock ?? systemClock) !== undefined,
+        isWaiting,
       }),
+      ...(config.installPresets
+        ? [
+            createPresetController({
+              client,
+              configs: caches.configs,
+              events,
+              systemNamespace: config.systemNamespace,
+              configPrefix: config.configPrefix,
+              version,
+              isWaiting,
+            }),
+          ]
+        : []),
     ],
     informers: caches.required,
     optionalInformers: caches.missing,

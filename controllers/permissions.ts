@@ -1,5 +1,6 @@
 import { authoritySecret, type PolicyRule, clusterRules as serviceRules } from './llm-inference-service/permissions.ts';
 import { clusterRules as configRules } from './llm-inference-service-config/permissions.ts';
+import { namespaceRules as presetRules } from './presets/permissions.ts';
 
 /** The definitions of kinds with more than one version. */
 export const convertedDefinitions: readonly string[] = [
@@ -29,7 +30,7 @@ export const clusterRules = (webhookConfiguration: string): readonly PolicyRule[
   },
 ];
 
-/** What the operator may do in its own namespace: the lease of its election and the Secret of its certificate. */
+/** What the operator may do in its own namespace: the lease of its election, the Secret of its certificate, the presets. */
 export const namespaceRules: readonly PolicyRule[] = [
   { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['get', 'create', 'update'] },
   {
@@ -46,4 +47,5 @@ export const namespaceRules: readonly PolicyRule[] = [
     verbs: ['get', 'list', 'watch', 'update'],
     resourceNames: ['signalbox-webhook-certificate', authoritySecret],
   },
+  ...presetRules,
 ];

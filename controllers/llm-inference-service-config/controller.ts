@@ -13,6 +13,7 @@ import { isWellKnownPreset } from '../../src/render/preset-names.ts';
 import type { ControllerDefinition } from '../../src/runtime/controller.ts';
 import { awaitChange, type Outcome, requeueAfter } from '../../src/runtime/reconcile.ts';
 import { triggerMapped, triggerSelf } from '../../src/runtime/triggers.ts';
+import { type Fault, findFault } from './readiness.ts';
 import { configsOf, digestOf, type UsageCaches, usersOf } from './usage.ts';
 
 export interface ConfigControllerDeps {
@@ -36,9 +37,25 @@ export function createConfigController(deps: ConfigControllerDeps): ControllerDe
   const clock = deps.clock ?? systemClock;
   const resource = resources.llmInferenceServiceConfigs;
 
+  /** What is wrong with configurations, each as of one generation. */
+  const faults = new Map<string, { readonly version: string; readonly fault: Fault | undefined }>();
+
+  function faultOf(config: LLMInferenceServiceConfig): Fault | undefined {
+    const key = keyOf(config.metadata);
+    const version = `${config.metadata.uid}/${config.metadata.generation}`;
+    const known = faults.get(key);
+    if (known?.version === version) return known.fault;
+    const fault = findFault(config, systemNamespace);
+    faults.set(key, { version, fault });
+    return fault;
+  }
+
   async function reconcile(ref: ObjectRef, signal: AbortSignal): Promise<Outcome> {
     const config = caches.configs.store.get(ref);
-    if (!config) return awaitChange();
+    if (!config) {
+      faults.delete(keyOf(ref));
+      return awaitChange();
+    }
     if (deps.isWaiting?.()) return requeueAfter(waitMs);
     const users = usersOf(caches, systemNamespace, ref);
     const { finalizers = [], deletionTimestamp } = config.metadata;
@@ -95,17 +112,15 @@ export function createConfigController(deps: ConfigControllerDeps): ControllerDe
               : `${count} are laid over it: ${names}`,
           };
     const before = config.status?.conditions?.find(({ type }) => type === told.type);
-    const isSame = before?.status === told.status && before.lastTransitionTime !== undefined;
-    const condition: Condition = {
-      ...told,
-      ...(generation === undefined ? {} : { observedGeneration: generation }),
-      lastTransitionTime: isSame
-        ? (before?.lastTransitionTime ?? '')
-        : new Date(clock.now()).toISOString().replace(/\.\d+Z$/, 'Z'),
+    const fault = faultOf(config);
+    const ready: Condition = {
+      type: conditionTypes.ready,
+      status: fault ? 'False' : 'True',
+      ...(fault ? { reason: fault.reason, message: fault.message } : {}),
     };
     const patch = statusPatch(config.status, {
       ...(generation === undefined ? {} : { observedGeneration: generation }),
-      conditions: [condition],
+      conditions: [ready, told].map((condition) => stamped(config, condition)),
       ...(users.length > 0 ? { referencedBy: users.slice(0, maxListed) } : {}),
     });
     if (!patch) return;
@@ -113,6 +128,16 @@ export function createConfigController(deps: ConfigControllerDeps): ControllerDe
     await ignoreGone(client.mergePatch(resource, refOf(config.metadata), { status: patch }, options, signal));
     if (isBlocked && before?.reason !== reasons.deletionBlocked)
       events.record(config as KubeObject, 'Warning', reasons.deletionBlocked, told.message ?? '');
+  }
+
+  function stamped({ metadata: { generation }, status }: LLMInferenceServiceConfig, condition: Condition): Condition {
+    const before = status?.conditions?.find(({ type }) => type === condition.type);
+    const since = before?.status === condition.status ? before.lastTransitionTime : undefined;
+    return {
+      ...condition,
+      ...(generation === undefined ? {} : { observedGeneration: generation }),
+      lastTransitionTime: since ?? new Date(clock.now()).toISOString().replace(/\.\d+Z$/, 'Z'),
+    };
   }
 
   return {

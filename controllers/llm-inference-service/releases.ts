@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { annotations, components, fieldManager, labels } from '../../src/api/labels.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
 import type { KubeObject, Manifest } from '../../src/kube/object.ts';
@@ -50,12 +51,12 @@ export function holdReleases(
     const making = makings.get(isPicker) ?? makingOf(gathered, settings, isPicker);
     makings.set(isPicker, making);
     const present = live(manifest);
-    const kept = follows || !present ? undefined : keptPart(present, field, making);
+    const spec = manifest.spec as Readonly<Record<string, unknown>>;
+    const kept = follows || !present ? undefined : keptPart(present, field, making, spec[field]);
     const of = kept ? { release: kept.release, inputs: making.inputs } : making;
     if (kept)
       behind.push({ name: `${manifest.kind} ${manifest.metadata.name}`, release: of.release, current: making.release });
     if (!isPicker) release ??= of.release;
-    const spec = manifest.spec as Readonly<Record<string, unknown>>;
     const marked: Manifest = {
       ...manifest,
       metadata: {
@@ -78,16 +79,22 @@ function templateField({ kind }: Manifest): string | undefined {
   return kind === 'LeaderWorkerSet' ? 'leaderWorkerTemplate' : undefined;
 }
 
-/** The live pods' part when they were made of the same inputs by another release. */
+/** The live pods' part when they were made of the same inputs by another release, which makes others of them. */
 function keptPart(
   live: KubeObject,
   field: string,
   making: Making,
+  desired: unknown,
 ): { readonly part: unknown; readonly release: string } | undefined {
   const { [annotations.release]: release, [annotations.inputs]: inputs } = live.metadata.annotations ?? {};
   if (release === undefined || release === making.release || inputs !== making.inputs) return undefined;
   const part = ownedPart(live, fieldManager, ['spec', field]);
-  return part === undefined ? undefined : { part, release };
+  return part === undefined || isDeepStrictEqual(part, toJson(desired)) ? undefined : { part, release };
+}
+
+/** As it comes back from the API server: without what is undefined. */
+function toJson(value: unknown): unknown {
+  return value === undefined ? undefined : JSON.parse(JSON.stringify(value));
 }
 
 interface Selecting extends KubeObject {

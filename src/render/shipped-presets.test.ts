@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { fullRouter, llmService, platform } from '../../test/builders/service.ts';
 import type { LLMInferenceService, LLMInferenceServiceSpec } from '../api/v1alpha2/llm-inference-service.ts';
 import type { LLMInferenceServiceConfig } from '../api/v1alpha2/llm-inference-service-config.ts';
-import { validateServiceConfig } from '../api/v1alpha2/validate.ts';
+import { validateService, validateServiceConfig } from '../api/v1alpha2/validate.ts';
 import { checkTemplates, combine } from './combine.ts';
 import type { Platform } from './input.ts';
 import { isWellKnownPreset, wellKnownPresets } from './preset-names.ts';
@@ -192,6 +192,7 @@ describe('a service over the shipped presets is what it is without them', () => 
     const over = renderOver(service, shipped, cluster);
     expect(over.presets).toBeGreaterThan(0);
     expect(over.manifests).toEqual(without.manifests);
+    expect(over.issues).toEqual(without.issues);
   });
 });
 
@@ -211,6 +212,7 @@ function renderOver(service: LLMInferenceService, configs: readonly LLMInference
   if (combination.kind !== 'combined') throw new Error(combination.message);
   return {
     presets: combination.applied.length,
+    issues: validateService({ ...service, spec: combination.effective }),
     manifests: render({ service, effective: combination.effective, platform: facts }),
   };
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { operatorSettings } from '../../controllers/config.ts';
+import { operatorSettings, version } from '../../controllers/config.ts';
 import { startControllers } from '../../controllers/index.ts';
 import { clusterRules, namespaceRules } from '../../controllers/permissions.ts';
 import type { Container } from '../../src/api/foreign/pod.ts';
@@ -15,6 +15,7 @@ import { resources } from '../../src/kube/resources.ts';
 import { createClient } from '../../src/kube/rest-client.ts';
 import type { ControlPlane } from '../../src/local/control-plane.ts';
 import { applyManifests, parseManifests } from '../../src/local/install.ts';
+import { presetReleaseOf, shippedPresets } from '../../src/render/shipped-presets.ts';
 import { type Manager, startManager } from '../../src/runtime/manager.ts';
 import { createLogger } from '../../src/telemetry/log.ts';
 import { llmService } from '../builders/service.ts';
@@ -78,11 +79,15 @@ beforeAll(async () => {
   );
   const { cert: _cert, key: _key, ...tls } = settings.tls;
   client = createClient({ ...settings, tls, authorization: async () => `Bearer ${answer.status.token}` }, { log });
+  manager = await startOperator();
+}, 600_000);
+
+async function startOperator(settings: Partial<Parameters<typeof startControllers>[0]> = {}): Promise<Manager> {
   const defaults = Object.fromEntries(
     Object.entries(operatorSettings).map(([name, setting]) => [name, setting.default]),
   ) as unknown as Parameters<typeof startControllers>[0];
   const set = await startControllers(
-    { ...defaults, systemNamespace: system },
+    { ...defaults, systemNamespace: system, ...settings },
     {
       client,
       log,
@@ -98,9 +103,10 @@ beforeAll(async () => {
     },
     observeQueue: () => {},
   };
-  manager = startManager({ ...set }, { client, log, metrics });
-  await manager.started;
-}, 600_000);
+  const started = startManager({ ...set }, { client, log, metrics });
+  await started.started;
+  return started;
+}
 
 afterAll(async () => {
   await manager?.close();
@@ -299,6 +305,112 @@ describe('a base configuration in use', () => {
     // No controller of namespaces runs here: its part is played by hand.
     await admin.delete(resources.llmInferenceServiceConfigs, { namespace: going, name: 'base' });
     await eventually(async () => expect(await configOf('base', going)).toBeUndefined());
+  });
+});
+
+describe('a base configuration', () => {
+  const readyOf = async (name: string) => {
+    const found = await admin.get<LLMInferenceServiceConfig & KubeObject>(resources.llmInferenceServiceConfigs, {
+      namespace,
+      name,
+    });
+    return found?.status?.conditions?.find(({ type }) => type === 'Ready');
+  };
+
+  it('is Ready when services can be laid over it, and says why not', async () => {
+    await apply(config('judged', { labels: { a: '{{ .Spec.Nothing }}' } }));
+    await eventually(async () =>
+      expect(await readyOf('judged')).toMatchObject({
+        status: 'False',
+        reason: 'InvalidRenderedConfig',
+        message: expect.stringContaining('Nothing'),
+        observedGeneration: 1,
+      }),
+    );
+    await apply(config('judged', { labels: { a: '{{ .Spec.Model.Name }}' } }));
+    await eventually(async () =>
+      expect(await readyOf('judged')).toMatchObject({ status: 'True', observedGeneration: 2 }),
+    );
+    expect((await readyOf('judged'))?.reason).toBeUndefined();
+  });
+});
+
+describe('the presets that ship', () => {
+  const presetOf = (suffix: string) =>
+    admin.get<LLMInferenceServiceConfig & KubeObject>(resources.llmInferenceServiceConfigs, {
+      namespace: system,
+      name: `kserve-config-llm-${suffix}`,
+    });
+  const older = (suffix: string): Manifest => {
+    const { metadata, ...rest } = config(`kserve-config-llm-${suffix}`, { labels: { of: 'before' } }, system);
+    return { ...rest, metadata: { ...metadata, labels: { 'signalbox.io/preset-release': '0.0.1-00000000' } } };
+  };
+  const configs = resources.llmInferenceServiceConfigs;
+  const current = presetReleaseOf(version);
+  const releaseOf = async (suffix: string) =>
+    (await presetOf(suffix))?.metadata.labels?.['signalbox.io/preset-release'];
+
+  it('are put into the system namespace, and change no manifest', async () => {
+    await apply(service('plain', { router: { route: {}, scheduler: {} } }));
+    const before = await eventually(() => deploymentOf('plain'));
+    await manager.close();
+    // What an older operator left: one as it was, one that somebody has changed since; and one that is somebody's own.
+    await client.apply(configs, older('tracing'), { fieldManager: 'signalbox' });
+    await client.apply(configs, older('scheduler'), { fieldManager: 'signalbox' });
+    const edited = { router: { scheduler: { pool: { spec: { endpointPickerRef: { failureMode: 'FailClose' } } } } } };
+    const edit = config('kserve-config-llm-scheduler', edited, system);
+    await admin.apply(configs, edit, { fieldManager: 'kubectl-edit', force: true });
+    await apply(config('kserve-config-llm-prefill-template', { labels: { mine: 'yes' } }, system));
+    manager = await startOperator({ installPresets: true });
+    const names = shippedPresets({ namespace: system, prefix: 'kserve-', version }).map(
+      ({ metadata }) => metadata.name,
+    );
+    await eventually(async () => {
+      const { items } = await admin.list<LLMInferenceServiceConfig & KubeObject>(configs, { namespace: system });
+      const shipped = items.filter(({ metadata }) => names.includes(metadata.name));
+      expect(shipped.map(({ metadata }) => metadata.name).sort()).toEqual([...names].sort());
+      const ready = shipped.flatMap(({ status }) => status?.conditions?.filter(({ type }) => type === 'Ready') ?? []);
+      expect(ready.map(({ status, message }) => [status, message])).toEqual(names.map(() => ['True', undefined]));
+    });
+    await eventually(async () =>
+      expect((await statusOf('plain'))?.appliedConfigs?.map(({ name, source }) => [name, source])).toEqual([
+        ['kserve-config-llm-scheduler', 'Preset'],
+        ['kserve-config-llm-router-route', 'Preset'],
+        ['kserve-config-llm-template', 'Preset'],
+      ]),
+    );
+    expect((await deploymentOf('plain')).spec.template).toEqual(before.spec.template);
+    expect(await presetsCombined('plain')).toMatchObject({ status: 'True' });
+    expect((await presetsCombined('plain'))?.message).toBeUndefined();
+  });
+
+  it("replace those of an older operator, and nothing of what is somebody else's", async () => {
+    await eventually(async () => expect(await releaseOf('tracing')).toBe(current));
+    expect((await presetOf('tracing'))?.spec?.labels).toBeUndefined();
+    await eventually(() => expect(events.filter(({ reason }) => reason === 'PresetKept')).toHaveLength(1));
+    expect(events.find(({ reason }) => reason === 'PresetKept')?.name).toBe('kserve-config-llm-scheduler');
+    expect(await releaseOf('scheduler')).toBe('0.0.1-00000000');
+    expect((await presetOf('prefill-template'))?.spec).toEqual({ labels: { mine: 'yes' } });
+    expect(await releaseOf('prefill-template')).toBeUndefined();
+  });
+
+  it("come back when they are deleted, and are one's own without the label", async () => {
+    await admin.delete(configs, { namespace: system, name: 'kserve-config-llm-tracing' });
+    await eventually(async () => expect(await releaseOf('tracing')).toBe(current));
+    const name = 'kserve-config-llm-tracing';
+    await admin.mergePatch(
+      configs,
+      { namespace: system, name },
+      { metadata: { labels: null }, spec: { tracing: { samplerArg: '1' } } },
+    );
+    await apply(service('traced', { tracing: {} }));
+    await eventually(async () =>
+      expect((await deploymentOf('traced')).spec.template.spec.containers[0]?.env).toContainEqual({
+        name: 'OTEL_TRACES_SAMPLER_ARG',
+        value: '1',
+      }),
+    );
+    expect(await releaseOf('tracing')).toBeUndefined();
   });
 });
 
