@@ -112,7 +112,8 @@ describe('the health of a service', () => {
         'why',
       ]);
     }
-  });
+    // An interpreter for each of them.
+  }, 60_000);
 
   it('is read by kstatus without rules', () => {
     expect(kstatus(llmService({ status: ready as never }))).toBe('Current');
