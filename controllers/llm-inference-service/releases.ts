@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
-import { isDeepStrictEqual } from 'node:util';
 import { annotations, components, fieldManager, labels } from '../../src/api/labels.ts';
 import type { LLMInferenceService } from '../../src/api/v1alpha2/llm-inference-service.ts';
+import { findDifferences } from '../../src/kube/apply.ts';
 import type { KubeObject, Manifest } from '../../src/kube/object.ts';
 import { ownedPart } from '../../src/kube/owned.ts';
 import type { Gathered, Settings } from './gather.ts';
@@ -52,7 +52,7 @@ export function holdReleases(
     makings.set(isPicker, making);
     const present = live(manifest);
     const spec = manifest.spec as Readonly<Record<string, unknown>>;
-    const kept = follows || !present ? undefined : keptPart(present, field, making, spec[field]);
+    const kept = follows || !present ? undefined : keptPart(present, field, making, manifest);
     const of = kept ? { release: kept.release, inputs: making.inputs } : making;
     if (kept)
       behind.push({ name: `${manifest.kind} ${manifest.metadata.name}`, release: of.release, current: making.release });
@@ -84,17 +84,16 @@ function keptPart(
   live: KubeObject,
   field: string,
   making: Making,
-  desired: unknown,
+  desired: Manifest,
 ): { readonly part: unknown; readonly release: string } | undefined {
   const { [annotations.release]: release, [annotations.inputs]: inputs } = live.metadata.annotations ?? {};
   if (release === undefined || release === making.release || inputs !== making.inputs) return undefined;
   const part = ownedPart(live, fieldManager, ['spec', field]);
-  return part === undefined || isDeepStrictEqual(part, toJson(desired)) ? undefined : { part, release };
-}
-
-/** As it comes back from the API server: without what is undefined. */
-function toJson(value: unknown): unknown {
-  return value === undefined ? undefined : JSON.parse(JSON.stringify(value));
+  if (part === undefined) return undefined;
+  const isOther = findDifferences(desired, live, fieldManager).some(
+    ({ path }) => path === '' || path.startsWith(`spec.${field}`),
+  );
+  return isOther ? { part, release } : undefined;
 }
 
 interface Selecting extends KubeObject {

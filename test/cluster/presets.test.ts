@@ -341,10 +341,17 @@ describe('the presets that ship', () => {
       namespace: system,
       name: `kserve-config-llm-${suffix}`,
     });
-  const older = (suffix: string): Manifest => {
-    const { metadata, ...rest } = config(`kserve-config-llm-${suffix}`, { labels: { of: 'before' } }, system);
+  const older = (suffix: string, spec: object): Manifest => {
+    const { metadata, ...rest } = config(`kserve-config-llm-${suffix}`, spec, system);
     return { ...rest, metadata: { ...metadata, labels: { 'signalbox.io/preset-release': '0.0.1-00000000' } } };
   };
+  const pool = (failureMode: string) => ({
+    router: {
+      scheduler: {
+        pool: { spec: { endpointPickerRef: { name: '{{ ChildName .ObjectMeta.Name `-epp-service` }}', failureMode } } },
+      },
+    },
+  });
   const configs = resources.llmInferenceServiceConfigs;
   const current = presetReleaseOf(version);
   const releaseOf = async (suffix: string) =>
@@ -355,10 +362,9 @@ describe('the presets that ship', () => {
     const before = await eventually(() => deploymentOf('plain'));
     await manager.close();
     // What an older operator left: one as it was, one that somebody has changed since; and one that is somebody's own.
-    await client.apply(configs, older('tracing'), { fieldManager: 'signalbox' });
-    await client.apply(configs, older('scheduler'), { fieldManager: 'signalbox' });
-    const edited = { router: { scheduler: { pool: { spec: { endpointPickerRef: { failureMode: 'FailClose' } } } } } };
-    const edit = config('kserve-config-llm-scheduler', edited, system);
+    await client.apply(configs, older('tracing', { labels: { of: 'before' } }), { fieldManager: 'signalbox' });
+    await client.apply(configs, older('scheduler', pool('FailOpen')), { fieldManager: 'signalbox' });
+    const edit = config('kserve-config-llm-scheduler', pool('FailClose'), system);
     await admin.apply(configs, edit, { fieldManager: 'kubectl-edit', force: true });
     await apply(config('kserve-config-llm-prefill-template', { labels: { mine: 'yes' } }, system));
     manager = await startOperator({ installPresets: true });
