@@ -17,15 +17,19 @@ async function main(): Promise<number> {
     process.on('SIGINT', () => resolve());
   });
   const client = needsKubernetes(config) ? await connect(config.kubeconfig, log) : undefined;
+  const tracing = config.tracing
+    ? await (await import('../telemetry/tracing.ts')).startTracing({ ...config.tracing, log })
+    : undefined;
   const sidecars: Sidecar[] = [];
   try {
     for (const rank of ranksOf(config)) {
-      sidecars.push(await startSidecar(rank, { log, ...(client ? { client } : {}) }));
+      sidecars.push(await startSidecar(rank, { log, ...(client ? { client } : {}), ...(tracing ? { tracing } : {}) }));
     }
     await stopped;
     log.info('draining');
     await Promise.all(sidecars.map((sidecar) => sidecar.close()));
   } finally {
+    await tracing?.close();
     await client?.close();
   }
   return 0;

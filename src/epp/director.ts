@@ -66,6 +66,8 @@ export interface Outcome {
 
 /** The ways out for a request under way. */
 export interface Departure {
+  /** The gateway's call, with the headers that it opened it with. */
+  readonly call?: { header(name: string): string | undefined };
   /** Set while the request waits: to be called when its client goes. */
   onLeave?: () => void;
   /** Ends the request with that answer, also after it was sent to an endpoint. */
@@ -129,12 +131,15 @@ export function createDirector(deps: {
 }) {
   const { datastore, flowControl, telemetry, traces, clock, log } = deps;
 
-  const refuse = (thrown: unknown, flow: FlowLabels): Refusal => {
+  const refuse = (thrown: unknown, flow: FlowLabels, { headers }: InboundRequest): Refusal => {
     const error = AppError.from(thrown);
     const metrics = telemetry.flow(flow);
     metrics.error(error.http);
-    if (error.code === 'internal')
-      log.error({ error: error.message, stack: error.stack }, 'a request could not be routed');
+    if (error.code === 'internal' || log.isLevelEnabled('debug')) {
+      const requestId = headerOf(headers, 'x-request-id');
+      if (error.code !== 'internal') log.debug({ requestId, error: error.message }, 'refused');
+      else log.error({ requestId, error: error.message, stack: error.stack }, 'a request could not be routed');
+    }
     const message = error.code === 'internal' ? 'the endpoint picker failed' : error.message;
     const body = errorBody(error.http, message);
     if (error.code === 'unavailable') {
@@ -203,7 +208,7 @@ export function createDirector(deps: {
     const trace = traces.take();
     trace?.begin(request, cycle.pool, clock.now());
     const start = performance.now();
-    const span = deps.tracing === undefined ? undefined : beginSpan(deps.tracing, inbound.headers);
+    const span = deps.tracing === undefined ? undefined : beginSpan(deps.tracing, inbound.headers, departure.call);
     const work = span?.child('gateway.request_orchestration');
     try {
       const added = new Map<string, string>();
@@ -265,7 +270,7 @@ export function createDirector(deps: {
       work?.end();
       span?.fail(messageOf(thrown));
       span?.end();
-      return { answer: refuse(thrown, flow), exchange: undefined };
+      return { answer: refuse(thrown, flow, inbound), exchange: undefined };
     }
   };
 
@@ -290,11 +295,11 @@ export function createDirector(deps: {
         },
         (thrown) => {
           endPlacing();
-          return { answer: refuse(thrown, flow), exchange: undefined };
+          return { answer: refuse(thrown, flow, inbound), exchange: undefined };
         },
       );
     } catch (thrown) {
-      return { answer: refuse(thrown, flow), exchange: undefined };
+      return { answer: refuse(thrown, flow, inbound), exchange: undefined };
     }
   };
 
@@ -327,7 +332,7 @@ export function createDirector(deps: {
         known = flow;
         return admit(inbound, request, flow, departure);
       } catch (thrown) {
-        return { answer: refuse(thrown, known), exchange: undefined };
+        return { answer: refuse(thrown, known, inbound), exchange: undefined };
       }
     },
 
@@ -499,10 +504,11 @@ function isConditional(headers: readonly string[]): boolean {
   return prefer?.split(/[,;]/).some((each) => each.trim().toLowerCase() === 'if-available') ?? false;
 }
 
-/** A request of the trace that the gateway names. */
-function beginSpan(tracing: Tracing, headers: readonly string[]): TraceSpan | undefined {
-  const traceparent = headerOf(headers, 'traceparent');
-  const tracestate = headerOf(headers, 'tracestate');
+/** A request of the trace that the gateway names: of its call to us where it traces that, else of the client's request. */
+function beginSpan(tracing: Tracing, headers: readonly string[], call: Departure['call']): TraceSpan | undefined {
+  const ofCall = call?.header('traceparent');
+  const traceparent = ofCall ?? headerOf(headers, 'traceparent');
+  const tracestate = ofCall === undefined ? headerOf(headers, 'tracestate') : call?.header('tracestate');
   return tracing.begin('gateway.request', {
     ...(traceparent === undefined ? {} : { traceparent }),
     ...(tracestate === undefined ? {} : { tracestate }),

@@ -13,6 +13,7 @@ import { startControlPlane } from './control-plane.ts';
 import { startEnvoy } from './envoy.ts';
 import { findGatewayApiCrds } from './gateway/crds.ts';
 import { renderGatewayClass } from './gateway/gateway-class.ts';
+import { parseCollector } from './gateway/tracing.ts';
 import { startGateway } from './gateway.ts';
 import { createImageTable } from './images.ts';
 import { applyManifests, parseManifests } from './install.ts';
@@ -102,7 +103,8 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     started.push(() => client.close());
 
     onProgress('starting the network, the node and Envoy');
-    const envoy = await startEnvoy({ binary: binaries.envoy, stateDir, ...withSignal });
+    const collector = environment.collector === undefined ? {} : { collector: parseCollector(environment.collector) };
+    const envoy = await startEnvoy({ binary: binaries.envoy, stateDir, ...collector, ...withSignal });
     started.push(() => envoy.close());
     const network = await startNetwork({ client, log, stateDir, apiServer: { url: plane.server } });
     started.push(() => network.close());

@@ -7,6 +7,7 @@ import { AppError, messageOf } from '../errors.ts';
 import { renderBootstrap } from './gateway/envoy-resources.ts';
 import type { JsonObject } from './gateway/shapes.ts';
 import type { ListenerState } from './gateway/statuses.ts';
+import type { Collector } from './gateway/tracing.ts';
 import type { EnvoyResources } from './gateway/translate.ts';
 import { lastLines, launch } from './launch.ts';
 
@@ -15,6 +16,8 @@ export interface EnvoyOptions {
   readonly binary: string;
   /** Configuration and logs are written below this folder. */
   readonly stateDir: string;
+  /** Where spans of requests go; none are made without it. */
+  readonly collector?: Collector;
   /** Worker threads. */
   readonly concurrency?: number;
   readonly clock?: Clock;
@@ -36,6 +39,7 @@ export interface Envoy {
   readonly logFile: string;
   /** One JSON object per finished request. */
   readonly accessLogPath: string;
+  readonly collector: Collector | undefined;
   /** The file of a route configuration; listeners name it. */
   routesPath(name: string): string;
   /**
@@ -59,6 +63,7 @@ const retirementMs = 1_000;
 /** Starts Envoy with an empty configuration and waits until it is live. */
 export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
   const clock = options.clock ?? systemClock;
+  const { collector } = options;
   const xdsDir = join(options.stateDir, 'xds');
   const routesDir = join(xdsDir, 'routes');
   const logDir = join(options.stateDir, 'logs');
@@ -74,7 +79,7 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
   const logFile = join(logDir, 'envoy.log');
   const accessLogPath = join(logDir, 'envoy-access.log');
   await rm(adminPath, { force: true });
-  await writeFile(bootstrapPath, JSON.stringify(renderBootstrap({ listenersPath, clustersPath }), null, 2));
+  await writeFile(bootstrapPath, JSON.stringify(renderBootstrap({ listenersPath, clustersPath, collector }), null, 2));
   await deliver(listenersPath, 'Listener', []);
   await deliver(clustersPath, 'Cluster', []);
 
@@ -263,7 +268,7 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
     return settled ?? read();
   };
 
-  return { adminUrl, logFile, accessLogPath, routesPath, apply, failed: launched.failed, close };
+  return { adminUrl, logFile, accessLogPath, collector, routesPath, apply, failed: launched.failed, close };
 }
 
 type ResourceKind = 'Listener' | 'Cluster' | 'Route';

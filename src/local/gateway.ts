@@ -16,7 +16,7 @@ import { selectGateways, translate } from './gateway/translate.ts';
 
 export interface GatewayOptions {
   readonly client: Client;
-  readonly envoy: Pick<Envoy, 'apply' | 'accessLogPath' | 'routesPath'>;
+  readonly envoy: Pick<Envoy, 'apply' | 'accessLogPath' | 'collector' | 'routesPath'>;
   /** Two or three numbers, `127.66` or `127.66.3`: each Gateway gets an address of its own below. */
   readonly addressPrefix: string;
   readonly log: Logger;
@@ -71,6 +71,7 @@ export function startGateway(options: GatewayOptions): { close(): Promise<void> 
     const translation = translate(input, {
       addresses: allocateAddresses(options.addressPrefix, selectGateways(input)),
       accessLogPath: envoy.accessLogPath,
+      collector: envoy.collector,
       routesPath: envoy.routesPath,
     });
     const applied = await envoy.apply(translation.resources);

@@ -13,11 +13,13 @@ export interface LocalEnvironment {
   readonly stateDir: string;
   readonly assetsDir?: string;
   readonly envoy?: string;
+  /** OpenTelemetry collector to which the gateway sends spans. */
+  readonly collector?: string;
   readonly path: string;
   readonly node: string;
 }
 
-/** Reads the environment variables XDG_CACHE_HOME, XDG_STATE_HOME, KUBEBUILDER_ASSETS, ENVOY and PATH. */
+/** Reads the environment variables XDG_CACHE_HOME, XDG_STATE_HOME, KUBEBUILDER_ASSETS, ENVOY, OTEL_EXPORTER_OTLP_ENDPOINT and PATH. */
 export function parseLocalEnvironment(
   root: string,
   node: string,
@@ -32,6 +34,7 @@ export function parseLocalEnvironment(
     path: env.PATH ?? '',
     ...(env.KUBEBUILDER_ASSETS ? { assetsDir: env.KUBEBUILDER_ASSETS } : {}),
     ...(env.ENVOY ? { envoy: env.ENVOY } : {}),
+    ...(env.OTEL_EXPORTER_OTLP_ENDPOINT ? { collector: env.OTEL_EXPORTER_OTLP_ENDPOINT } : {}),
   };
 }
 

@@ -69,6 +69,8 @@ export interface SidecarConfig {
   readonly isSsrfProtected: boolean;
   readonly pool: { readonly namespace: string; readonly name: string; readonly group: string } | undefined;
   readonly kubeconfig: string | undefined;
+  /** Undefined: no spans. */
+  readonly tracing: { readonly endpoint: string; readonly service: string; readonly ratio: number } | undefined;
   /** Above 1: `ranksOf` gives the configuration of each rank's sidecar. */
   readonly dataParallelSize: number;
   readonly maxConnections: number;
@@ -116,7 +118,18 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
   if (raw.ecConnector !== '' && !ecConnector) {
     problems.push(`--ec-connector: "${raw.ecConnector}" is unknown; use ${ecConnectors.join(' or ')}`);
   }
-  if (raw.tracing) problems.push('--tracing is not supported; leave it out, trace headers are passed on all the same');
+  const traceRatio = Number(raw.traceRatio);
+  const isTracing = raw.tracing && raw.otlpEndpoint !== '';
+  if (isTracing && !URL.canParse(raw.otlpEndpoint)) {
+    problems.push(
+      `--otlp-endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): "${raw.otlpEndpoint}" is no URL; give one such as http://otel-collector:4318`,
+    );
+  }
+  if (!(traceRatio >= 0 && traceRatio <= 1)) {
+    problems.push(
+      `--trace-ratio (OTEL_TRACES_SAMPLER_ARG): "${raw.traceRatio}" is not a share; give a number from 0 to 1`,
+    );
+  }
   if (raw.moriioWriteMode) problems.push('--moriio-write-mode is not supported; use --connector=nixlv2');
   const logLevel = logLevelOf(raw, problems);
   if (raw.p2pPull) problems.push('--enable-p2p-pull is not supported; leave it out');
@@ -209,6 +222,7 @@ function toSidecarConfig(raw: ConfigOf<typeof sidecarSettings>, problems: string
     maxConnections: raw.maxIdleConnections,
     maxRequestBytes: raw.maxRequestBytes,
     drainTimeoutMs: raw.drainTimeoutMs,
+    tracing: isTracing ? { endpoint: raw.otlpEndpoint, service: raw.otelServiceName, ratio: traceRatio } : undefined,
     logLevel,
   };
 }

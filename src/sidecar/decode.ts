@@ -3,6 +3,8 @@ import { errorBody } from '../openai/error-body.ts';
 import { createThresholdJudge } from './cache-threshold.ts';
 import { CachedTokensRewriter } from './cached-tokens.ts';
 import { breakOff, failureKindOf, type IncomingHeaders, Refused, relay, sendError, type Tap } from './forward.ts';
+import { toHostPort } from './host-port.ts';
+import { tracedHeaders } from './trace.ts';
 import { answerHeaders, type PipelineDeps, type Prefilled, type Turn } from './turn.ts';
 
 /** How long a cut stream stays open after the event that says so. */
@@ -27,6 +29,7 @@ export function createDecode(deps: PipelineDeps) {
     remote: metrics.firstByteSeconds.labels('remote'),
     local: metrics.firstByteSeconds.labels('local'),
   };
+  const decoderName = toHostPort(config.decoder.host, config.decoder.port);
   /** vLLM leaves the details out when nothing was cached, so their absence means zero only once they were seen. */
   let isCacheReported = false;
 
@@ -34,7 +37,9 @@ export function createDecode(deps: PipelineDeps) {
   function decode(turn: Turn, prefilled: Prefilled | undefined, body: string | undefined, pair?: Pair): void {
     const { exchange, request } = turn;
     let reader: AnswerReader | undefined;
-    relay(deps.decoder, { ...turn.hop, body: body ?? turn.plain }, exchange, {
+    const leg = turn.trace?.leg('sidecar.decode', decoderName);
+    const headers = tracedHeaders(turn.hop.headers, leg);
+    relay(deps.decoder, { ...turn.hop, headers, body: body ?? turn.plain }, exchange, {
       extra: answerHeaders(turn, config.decodeName, prefilled?.target),
       onHead(status, headers) {
         // A handle that the prefill pod no longer honours: the local engine can still do it all.
@@ -47,9 +52,11 @@ export function createDecode(deps: PipelineDeps) {
         return createTap(reader, rewriterOf(prefilled));
       },
       onDone(status) {
+        leg?.end(status);
         if (status < 300 && reader) remember(turn, reader, prefilled);
       },
       onFailed(error, isStarted) {
+        leg?.end(undefined, error.message);
         if (pair) {
           pair.onFailed(error, isStarted);
           return;
@@ -57,7 +64,7 @@ export function createDecode(deps: PipelineDeps) {
         if (error instanceof Refused) {
           metrics.fallbacks.inc({ reason: 'decoder_refused_kv' });
           log.warn(
-            { status: error.status },
+            { status: error.status, requestId: turn.requestId },
             'the local engine refused the transferred blocks; it computes the prompt itself',
           );
           decode(turn, undefined, undefined);
@@ -70,7 +77,7 @@ export function createDecode(deps: PipelineDeps) {
 
   function decodeFailed(turn: Turn, error: Error, isStarted: boolean): void {
     const { res } = turn.exchange;
-    const { status, message } = decoderFailure(error, deps);
+    const { status, message } = decoderFailure(error, turn.requestId, deps);
     if (turn.exchange.isGone) return;
     if (!isStarted) {
       sendError(res, status, message, {
@@ -105,7 +112,10 @@ export function createDecode(deps: PipelineDeps) {
     ) {
       sessions.invalidate(key, turn.sessionId);
       metrics.sessionInvalidations.inc({ reason: 'cold' });
-      log.debug({ expected, cached: answer.usage.cachedTokens }, 'a known conversation was no longer in the engine');
+      log.debug(
+        { requestId: turn.requestId, expected, cached: answer.usage.cachedTokens },
+        'a known conversation was no longer in the engine',
+      );
       return;
     }
     sessions.commit(
@@ -129,7 +139,9 @@ export function createDecode(deps: PipelineDeps) {
   function decodeFirst(turn: Turn): Promise<boolean> {
     return new Promise((resolve) => {
       let reader: AnswerReader | undefined;
-      relay(deps.decoder, { ...turn.hop, body: turn.plain }, turn.exchange, {
+      const leg = turn.trace?.leg('sidecar.decode', decoderName);
+      const headers = tracedHeaders(turn.hop.headers, leg);
+      relay(deps.decoder, { ...turn.hop, headers, body: turn.plain }, turn.exchange, {
         extra: answerHeaders(turn, config.decodeName, undefined),
         judge: (status, headers) =>
           status < 300 && !isEncoded(headers) ? createThresholdJudge(isEventStream(headers)) : undefined,
@@ -141,9 +153,11 @@ export function createDecode(deps: PipelineDeps) {
           return createTap(reader, undefined);
         },
         onDone(status) {
+          leg?.end(status);
           if (status < 300 && reader) remember(turn, reader, undefined);
         },
         onFailed(error, isStarted) {
+          leg?.end(undefined, error instanceof Refused ? undefined : error.message);
           if (error instanceof Refused) resolve(false);
           else {
             resolve(true);
@@ -160,6 +174,7 @@ export function createDecode(deps: PipelineDeps) {
 /** The status and sentence for a call of the local engine that failed; counts it. */
 export function decoderFailure(
   error: Error,
+  requestId: string,
   deps: Pick<PipelineDeps, 'config' | 'metrics' | 'log' | 'onDecoderRefused'>,
 ): { readonly status: number; readonly message: string } {
   const kind = failureKindOf(error);
@@ -178,7 +193,7 @@ export function decoderFailure(
     case 'request':
       return { status: 400, message: `the request cannot be sent on: ${error.message}` };
     default:
-      deps.log.warn({ err: error }, 'the local engine broke off');
+      deps.log.warn({ err: error, requestId }, 'the local engine broke off');
       return { status: 502, message: `the local engine broke off the connection: ${error.message}` };
   }
 }

@@ -5,6 +5,7 @@ import { objectOf } from './connectors/connector.ts';
 import { encodeRequest, type MediaItem, mediaItemsOf, mergedEcParams } from './encode-request.ts';
 import { ClientGone, type Collected, collect, failureKindOf } from './forward.ts';
 import { parseTargets, type Target } from './host-port.ts';
+import { tracedHeaders } from './trace.ts';
 import type { PipelineDeps, Rejected, StageFailure, Turn } from './turn.ts';
 
 const encoderHeader = 'x-encoder-hosts-ports';
@@ -137,10 +138,17 @@ export function createEncode(
       if (leftMs <= 0 || !target) return failure;
       let cancel: ((reason: Error) => void) | undefined;
       let response: Collected;
+      const span = turn.trace?.leg('sidecar.encode', target.hostPort);
       try {
         response = await collect(
           deps.encodePools.get(target.hostPort),
-          { method: 'POST', path: encodePath, headers, body: request, headersTimeoutMs: leftMs },
+          {
+            method: 'POST',
+            path: encodePath,
+            headers: tracedHeaders(headers, span),
+            body: request,
+            headersTimeoutMs: leftMs,
+          },
           {
             onGone: (now) => {
               if (cancel) cancels.delete(cancel);
@@ -150,7 +158,9 @@ export function createEncode(
           },
           { timeoutMs: leftMs, maxBytes: maxAnswerBytes },
         );
+        span?.end(response.status);
       } catch (thrown) {
+        span?.end(undefined, messageOf(thrown));
         const kind = failureKindOf(thrown);
         if (kind === 'gone') return failure;
         metrics.encodes.inc({ result: kind === 'timeout' ? 'timeout' : 'unreachable' });

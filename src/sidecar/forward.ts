@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import { PassThrough, type Readable } from 'node:stream';
 import type { Dispatcher, Pool } from 'undici';
@@ -67,6 +68,7 @@ export class Exchange {
   readonly res: ServerResponse;
   readonly startedMs: number;
   #isGone = false;
+  #requestId: string | undefined;
   /** Ends what is under way; at most one thing is. */
   #cancel: ((reason: Error) => void) | undefined;
 
@@ -79,6 +81,16 @@ export class Exchange {
       this.#isGone = true;
       this.#cancel?.(new ClientGone());
     });
+  }
+
+  /** The request's name in logs, traces and towards engines: the first `x-request-id`, or one of our own. */
+  get requestId(): string {
+    if (this.#requestId === undefined) {
+      const given = this.req.headers['x-request-id'];
+      const first = typeof given === 'string' ? (given.split(',')[0] ?? '').trim() : '';
+      this.#requestId = first === '' ? randomUUID() : first;
+    }
+    return this.#requestId;
   }
 
   get isGone(): boolean {

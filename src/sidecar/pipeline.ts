@@ -11,6 +11,7 @@ import { createPrefill } from './prefill.ts';
 import { createPrefillTargets, prefillerHeader } from './prefill-targets.ts';
 import type { Route } from './routes.ts';
 import { type SessionMatch, sessionIdOf, sessionKeyOf } from './sessions.ts';
+import { beginTrace, traceHeader } from './trace.ts';
 import { type PipelineDeps, type StageFailure, sendCollected, sendFailure, type Turn } from './turn.ts';
 
 /** Set by the picker for the gateway: its presence says that a picker decided about this request. */
@@ -18,6 +19,9 @@ const pickedHeader = 'x-gateway-destination-endpoint';
 
 /** For both legs: the sidecar reads and changes answers, so they come uncompressed; the request id is set once. */
 const ownHeaders: ReadonlySet<string> = new Set(['accept-encoding', 'x-request-id']);
+
+/** Of a request whose trace is recorded: each call names its own span. */
+const tracedOwnHeaders: ReadonlySet<string> = new Set([...ownHeaders, traceHeader]);
 
 /** Serves completions: decides, prefills where that pays, decodes locally, remembers the conversation. */
 export function createPipeline(deps: PipelineDeps) {
@@ -62,9 +66,9 @@ export function createPipeline(deps: PipelineDeps) {
       maxNewTokens: config.sessions.maxNewTokens,
     });
 
-    const headers = forwardedHeaders(req, ownHeaders);
-    const given = req.headers['x-request-id'];
-    const requestId = typeof given === 'string' && given !== '' ? (given.split(',')[0] ?? given).trim() : randomUUID();
+    const { requestId } = exchange;
+    const trace = beginTrace(deps.tracing, exchange, { requestId, model: request.model });
+    const headers = forwardedHeaders(req, trace ? tracedOwnHeaders : ownHeaders);
     headers.push('x-request-id', requestId);
     const path = originForm(req.url ?? '/');
     const hop: Omit<Hop, 'body'> = { method: 'POST', path, headers, headersTimeoutMs: config.decoder.timeoutMs };
@@ -78,6 +82,7 @@ export function createPipeline(deps: PipelineDeps) {
       plain: clean ?? bytes,
       requestId,
       epoch: sessions.epoch,
+      trace,
     };
     const encoded = encode
       ? await encode(received, decision.kind === 'local' && decision.why === 'session')
@@ -92,6 +97,13 @@ export function createPipeline(deps: PipelineDeps) {
     }
     const turn: Turn = encoded ? { ...received, plain: encoded.body } : received;
 
+    if (log.isLevelEnabled('debug')) {
+      const why = decision.kind === 'local' ? decision.why : decision.from;
+      log.debug(
+        { requestId, decision: decision.kind, why, session: session?.isKnown ?? false },
+        'where to compute the prompt',
+      );
+    }
     if (decision.kind === 'local') {
       decisions[decision.why].inc();
       decode(turn, undefined, undefined);
@@ -160,7 +172,7 @@ export function createPipeline(deps: PipelineDeps) {
       } catch (thrown) {
         if (thrown instanceof ClientGone || exchange.isGone) return;
         const error = AppError.from(thrown);
-        if (error.code === 'internal') log.error({ err: thrown }, 'a request failed');
+        if (error.code === 'internal') log.error({ err: thrown, requestId: exchange.requestId }, 'a request failed');
         sendError(exchange.res, error.http, error.code === 'internal' ? 'the routing sidecar failed' : error.message, {
           headers: error.code === 'tooLarge' ? { connection: 'close' } : {},
         });

@@ -53,7 +53,11 @@ export function createPrefillTargets(deps: PipelineDeps) {
       if (judged.denied.length > 0) {
         metrics.denied.inc(judged.denied.length);
         log.warn(
-          { denied: judged.denied.map((target) => target.hostPort), client: exchange.req.socket.remoteAddress },
+          {
+            requestId: exchange.requestId,
+            denied: judged.denied.map((target) => target.hostPort),
+            client: exchange.req.socket.remoteAddress,
+          },
           'prefill target refused: not a ready prefill pod of the pool',
         );
       }

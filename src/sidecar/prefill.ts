@@ -4,6 +4,7 @@ import type { Decode } from './decode.ts';
 import { isAnswering } from './engine-watch.ts';
 import { ClientGone, collect, type Exchange, failureKindOf } from './forward.ts';
 import type { Target } from './host-port.ts';
+import { type TraceLeg, tracedHeaders } from './trace.ts';
 import type { PipelineDeps, Prefilled, Rejected, StageFailure, Turn } from './turn.ts';
 
 const maxPrefillAnswerBytes = 32 * 1024 * 1024;
@@ -54,14 +55,17 @@ export function createPrefill(deps: PipelineDeps, trusted: Target | undefined, {
         const leftMs = config.prefill.timeoutMs - (performance.now() - startedMs);
         if (leftMs <= 0) return failure;
         let isRetryable: boolean;
+        const span: TraceLeg | undefined = turn.trace?.leg('sidecar.prefill', target.hostPort);
         try {
-          const hop = { ...turn.hop, body, headersTimeoutMs: leftMs };
+          const headers = tracedHeaders(turn.hop.headers, span);
+          const hop = { ...turn.hop, headers, body, headersTimeoutMs: leftMs };
           const response = await collect(pool, hop, exchange, {
             timeoutMs: leftMs,
             maxBytes: maxPrefillAnswerBytes,
             ...healthOf(pool),
           });
           const { status } = response;
+          span?.end(status);
           if (status >= 200 && status < 300) {
             const answer = connector.prefillAnswer(response.body.toString('utf8'));
             if (answer) {
@@ -98,6 +102,7 @@ export function createPrefill(deps: PipelineDeps, trusted: Target | undefined, {
             isRetryable = status === 502 || status === 503 || status === 504;
           }
         } catch (thrown) {
+          span?.end(undefined, messageOf(thrown));
           if (exchange.isGone) throw new ClientGone();
           const kind = failureKindOf(thrown);
           if (kind === 'reset' && isReconnectLeft) {
@@ -154,7 +159,9 @@ export function createPrefill(deps: PipelineDeps, trusted: Target | undefined, {
     const pool = poolOf(target);
     const startedMs = performance.now();
     let cancelPrefill: ((reason: Error) => void) | undefined;
-    const hop = { ...turn.hop, body: connector.prefillRequest(request.api, body, leg) };
+    const span = turn.trace?.leg('sidecar.prefill', target.hostPort);
+    const headers = tracedHeaders(turn.hop.headers, span);
+    const hop = { ...turn.hop, headers, body: connector.prefillRequest(request.api, body, leg) };
     const answered = collect(
       pool,
       hop,
@@ -167,6 +174,7 @@ export function createPrefill(deps: PipelineDeps, trusted: Target | undefined, {
     ).then(
       (response): Rejected | StageFailure | undefined => {
         const { status } = response;
+        span?.end(status);
         if (status >= 200 && status < 300) {
           metrics.prefills.inc({ result: 'ok' });
           metrics.prefillSeconds.observe((performance.now() - startedMs) / 1000);
@@ -181,6 +189,7 @@ export function createPrefill(deps: PipelineDeps, trusted: Target | undefined, {
         return { kind: 'failed', status, message, response, reason: `status_${status}` };
       },
       (thrown: unknown): Rejected | StageFailure | undefined => {
+        span?.end(undefined, messageOf(thrown));
         if (thrown instanceof ClientGone) return undefined;
         const kind = failureKindOf(thrown);
         metrics.prefills.inc({ result: kind === 'timeout' ? 'timeout' : 'unreachable' });
@@ -195,7 +204,10 @@ export function createPrefill(deps: PipelineDeps, trusted: Target | undefined, {
       void answered.then((result) => {
         if (!result) return;
         if (isBegun) {
-          log.warn({ target: target.hostPort }, 'a prefill failed after its answer had begun');
+          log.warn(
+            { target: target.hostPort, requestId: turn.requestId },
+            'a prefill failed after its answer had begun',
+          );
           return;
         }
         failed = result;

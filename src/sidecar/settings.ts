@@ -290,8 +290,28 @@ export const sidecarSettings = {
   zapTimeEncoding: setting.text({ flag: 'zap-time-encoding', description: 'Without effect.' }),
   tracing: setting.boolean({
     flag: 'tracing',
-    default: false,
-    description: 'Only false: the sidecar passes trace headers on and makes no spans of its own.',
+    default: true,
+    description: 'Send spans to the collector, where one is named; otherwise trace headers are only passed on.',
+  }),
+  otlpEndpoint: setting.text({
+    flag: 'otlp-endpoint',
+    env: 'OTEL_EXPORTER_OTLP_ENDPOINT',
+    placeholder: 'URL',
+    description: 'Address of an OpenTelemetry collector; no spans when empty.',
+  }),
+  otelServiceName: setting.text({
+    flag: 'otel-service-name',
+    env: 'OTEL_SERVICE_NAME',
+    default: 'llm-d-routing-sidecar',
+    placeholder: 'NAME',
+    description: 'Name of this service in traces.',
+  }),
+  traceRatio: setting.text({
+    flag: 'trace-ratio',
+    env: 'OTEL_TRACES_SAMPLER_ARG',
+    default: '0.1',
+    placeholder: 'RATIO',
+    description: 'Share of traces that are recorded where the caller has not decided, 0 to 1.',
   }),
   p2pPull: setting.boolean({
     flag: 'enable-p2p-pull',

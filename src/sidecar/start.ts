@@ -9,6 +9,7 @@ import { errorBody } from '../openai/error-body.ts';
 import { parseCompletionText, plainPath } from '../openai/request.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { createSidecarMetrics } from '../telemetry/sidecar-metrics.ts';
+import type { Tracing } from '../telemetry/tracing.ts';
 import { startAllowList } from './allow-list-source.ts';
 import { originForm, withoutPrivateFields } from './client-body.ts';
 import type { SidecarConfig } from './config.ts';
@@ -39,6 +40,7 @@ export interface SidecarDeps {
   readonly client?: Client;
   readonly clock?: Clock;
   readonly random?: () => number;
+  readonly tracing?: Tracing;
 }
 
 export interface Sidecar {
@@ -113,6 +115,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     log,
     clock,
     random: deps.random ?? Math.random,
+    tracing: deps.tracing,
     onDecoderRefused: () => forget('refused'),
   });
 
@@ -150,7 +153,13 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
         },
         onFailed: (error, isStarted) => {
           if (exchange.isGone) return;
-          const failure = decoderFailure(error, { config, metrics, log, onDecoderRefused: () => forget('refused') });
+          const { requestId } = exchange;
+          const failure = decoderFailure(error, requestId, {
+            config,
+            metrics,
+            log,
+            onDecoderRefused: () => forget('refused'),
+          });
           if (isStarted) breakOff(res);
           else sendError(res, failure.status, failure.message);
         },
@@ -158,7 +167,7 @@ export async function startSidecar(config: SidecarConfig, deps: SidecarDeps): Pr
     } catch (thrown) {
       if (thrown instanceof ClientGone || exchange.isGone) return;
       const error = AppError.from(thrown);
-      if (error.code === 'internal') log.error({ err: thrown }, 'a request failed');
+      if (error.code === 'internal') log.error({ err: thrown, requestId: exchange.requestId }, 'a request failed');
       sendError(res, error.http, error.code === 'internal' ? 'the routing sidecar failed' : error.message, {
         headers: error.code === 'tooLarge' ? { connection: 'close' } : {},
       });

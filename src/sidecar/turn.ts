@@ -4,12 +4,14 @@ import type { Clock } from '../clock.ts';
 import type { Completion } from '../openai/request.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { SidecarMetrics } from '../telemetry/sidecar-metrics.ts';
+import type { Tracing } from '../telemetry/tracing.ts';
 import type { AllowListSource } from './allow-list-source.ts';
 import type { SidecarConfig } from './config.ts';
 import type { PrefillAnswer } from './connectors/connector.ts';
 import { type Collected, type Exchange, type Hop, returnedHeaders, sendError, writeHead } from './forward.ts';
 import type { Target } from './host-port.ts';
 import type { SessionKey, SessionMatch, Sessions } from './sessions.ts';
+import type { TurnTrace } from './trace.ts';
 
 /** What every stage of a completion works with. */
 export interface PipelineDeps {
@@ -24,6 +26,8 @@ export interface PipelineDeps {
   readonly log: Logger;
   readonly clock: Clock;
   readonly random: () => number;
+  /** Undefined when no collector is named. */
+  readonly tracing: Tracing | undefined;
   /** The local engine refused a connection: what it had cached is gone. */
   readonly onDecoderRefused: () => void;
 }
@@ -45,6 +49,8 @@ export interface Turn {
   readonly plain: string | Buffer;
   readonly requestId: string;
   readonly epoch: number;
+  /** Undefined when it is not recorded. */
+  readonly trace: TurnTrace | undefined;
 }
 
 /** A prefill that a pod has done. */

@@ -29,6 +29,8 @@ export interface SimConfig {
   readonly port: number;
   readonly apiKeys: readonly string[];
   readonly tls: TlsFiles | undefined;
+  /** Where spans go; undefined: none are made. */
+  readonly tracing: { readonly endpoint: string; readonly service: string; readonly ratio: number } | undefined;
   readonly maxModelLen: number;
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
@@ -309,6 +311,7 @@ export function parseSimArgs(
     servedNames: [firstName ?? model, ...moreNames],
     host: podAddress ?? last('host'),
     port,
+    tracing: tracingOf(flags.get('otlp-traces-endpoint')?.[0], env),
     apiKeys: flags.get('api-key') ?? (env.VLLM_API_KEY ? [env.VLLM_API_KEY] : []),
     tls:
       certFile !== undefined && keyFile !== undefined
@@ -426,4 +429,21 @@ function helpText(): string {
     'VLLM_SERVER_DEV_MODE, VLLM_ENABLE_RESPONSES_API_STORE.',
     '',
   ].join('\n');
+}
+
+/** As vLLM: the flag names the collector, the environment the share of traces that nobody decided about. */
+function tracingOf(
+  endpoint: string | undefined,
+  env: Readonly<Record<string, string | undefined>>,
+): SimConfig['tracing'] {
+  if (endpoint === undefined || endpoint === '') return undefined;
+  const url = /^[a-z]+:\/\//i.test(endpoint) ? endpoint : `http://${endpoint}`;
+  if (!URL.canParse(url)) {
+    throw new AppError(
+      'usage',
+      `--otlp-traces-endpoint: "${endpoint}" is no address; give one such as http://otel-collector:4318`,
+    );
+  }
+  const share = Number(env.OTEL_TRACES_SAMPLER_ARG ?? '1');
+  return { endpoint: url, service: env.OTEL_SERVICE_NAME ?? 'vllm', ratio: share >= 0 && share <= 1 ? share : 1 };
 }

@@ -4,6 +4,7 @@ import type { Clock } from '../clock.ts';
 import { AppError } from '../errors.ts';
 import { errorBody } from '../openai/error-body.ts';
 import { apiOf, type Completion, parseCompletion, plainPath } from '../openai/request.ts';
+import type { Tracing } from '../telemetry/tracing.ts';
 import { type AnswerHead, createEventWriter, type EventWriter, type Outcome, renderAnswer } from './answer.ts';
 import { parseTask, type Task, type TaskLimits } from './completion.ts';
 import { parseEmbeddings, renderEmbeddings } from './embeddings.ts';
@@ -16,6 +17,7 @@ import { pickRank, type Rank, type RemoteAddress, sumStats } from './rank.ts';
 import { answerMessages, createResponseEvents, renderResponse, responsesToChat } from './responses.ts';
 import { pool, rerank, score } from './scoring.ts';
 import { createTokenApi } from './tokens.ts';
+import { traceRequest } from './trace.ts';
 
 export interface ServerOptions {
   readonly clock: Clock;
@@ -26,6 +28,8 @@ export interface ServerOptions {
   readonly servedNames: readonly [string, ...string[]];
   readonly version: string;
   readonly apiKeys: readonly string[];
+  /** Undefined without `--otlp-traces-endpoint`. */
+  readonly tracing?: Tracing;
   readonly adapters: Adapters;
   /** Adapters may come and go. */
   readonly hasLoraUpdates: boolean;
@@ -411,6 +415,8 @@ export function createHandler(options: ServerOptions): Handler {
     const done: Finished[] = [];
     let doneCount = 0;
     let isOver = false;
+    const about = { id, model: head.model, maxTokens: task.maxTokens, choices: task.replies.length };
+    traceRequest(options.tracing, job.request, response, about, () => done[0]);
     const outcome = (): Outcome => ({
       finished: done,
       params: paramsOf(done[0]),

@@ -106,6 +106,9 @@ async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clo
   const { log, clock } = deps;
   const modelName = config.servedNames[0];
   const ranks: Rank[] = [];
+  const tracing = config.tracing
+    ? await (await import('../telemetry/tracing.ts')).startTracing({ ...config.tracing, log })
+    : undefined;
   const closeRanks = () => Promise.all(ranks.map((rank) => rank.close()));
   try {
     for (const rank of config.dataParallel.ranks) ranks.push(await startRank(config, rank, { clock, log }));
@@ -151,6 +154,7 @@ async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clo
     servedNames: config.servedNames,
     version: vllmVersion,
     apiKeys: config.apiKeys,
+    ...(tracing ? { tracing } : {}),
     adapters,
     hasLoraUpdates: config.hasLoraUpdates,
     hasSleepMode: config.hasSleepMode,
@@ -237,6 +241,7 @@ async function startOne(config: SimConfig, deps: SimDeps & { readonly clock: Clo
     const late = setTimeout(() => server.closeAllConnections(), 250);
     await closed;
     clearTimeout(late);
+    await tracing?.close();
     await closeRanks();
   };
   return {

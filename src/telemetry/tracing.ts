@@ -31,7 +31,7 @@ export async function startTracing(options: {
   readonly endpoint: string;
   readonly service: string;
   readonly ratio: number;
-  readonly log: Logger;
+  readonly log: Pick<Logger, 'warn'>;
 }): Promise<Tracing> {
   const [api, sdk, { resourceFromAttributes }, { OTLPTraceExporter }] = await Promise.all([
     import('@opentelemetry/api'),

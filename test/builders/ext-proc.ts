@@ -167,16 +167,24 @@ export class ProcessStream {
 }
 
 export interface TestGateway {
-  open(): ProcessStream;
+  /** @param headers of the call itself */
+  open(headers?: Readonly<Record<string, string>>): ProcessStream;
   close(): void;
 }
 
 /** A gateway in front of the picker on that loopback port, without TLS. */
 export function createTestGateway(port: number): TestGateway {
   const client = new ProcessorClient(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
-  const process = client.Process as (options: grpc.CallOptions) => grpc.ClientDuplexStream<object, Reply>;
+  const process = client.Process as (
+    metadata: grpc.Metadata,
+    options: grpc.CallOptions,
+  ) => grpc.ClientDuplexStream<object, Reply>;
   return {
-    open: () => new ProcessStream(process.call(client, { deadline: Date.now() + 30_000 })),
+    open: (headers = {}) => {
+      const metadata = new grpc.Metadata();
+      for (const [name, value] of Object.entries(headers)) metadata.set(name, value);
+      return new ProcessStream(process.call(client, metadata, { deadline: Date.now() + 30_000 }));
+    },
     close: () => client.close(),
   };
 }

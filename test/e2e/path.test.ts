@@ -15,8 +15,11 @@ import { loadKubeConfig } from '../../src/kube/config.ts';
 import type { KubeObject, Manifest, Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import { createClient } from '../../src/kube/rest-client.ts';
+import { listMetrics } from '../../src/observability/metric-registry.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
+import { startCollector, type TestCollector } from '../builders/otlp.ts';
 import { root } from '../cluster/control-plane.ts';
+import { checkQuery, scrapedSeries, seriesOf } from '../expect/promql.ts';
 import { processesOf, runBinary } from './cli.ts';
 
 /** The whole path on real parts: one cluster for all of these, driven as a user drives it. */
@@ -40,7 +43,8 @@ describe('the whole path', () => {
   let client: Client;
   let kubeconfig: string;
   let url: string;
-  const env = () => ({ XDG_STATE_HOME: stateHome });
+  let collector: TestCollector;
+  const env = () => ({ XDG_STATE_HOME: stateHome, OTEL_EXPORTER_OTLP_ENDPOINT: collector.endpoint });
 
   const get = (resource: Resource, objectName: string, ns = namespace) =>
     client.get<Loose>(resource, { namespace: ns, name: objectName });
@@ -93,6 +97,7 @@ describe('the whole path', () => {
 
   beforeAll(async () => {
     stateHome = await mkdtemp(join(tmpdir(), 'signalbox-e2e-'));
+    collector = await startCollector();
     const up = await runBinary('signalbox', ['up', '--detach', '--name', 'e2e'], {
       timeoutMs: 15 * 60_000,
       env: env(),
@@ -108,6 +113,7 @@ describe('the whole path', () => {
   afterAll(async () => {
     await client?.close();
     await runBinary('signalbox', ['down', '--name', 'e2e'], { env: env() });
+    await collector.close();
     await rm(stateHome, { recursive: true, force: true });
   }, 90_000);
 
@@ -312,6 +318,54 @@ describe('the whole path', () => {
     await client.delete(resources.llmInferenceServices, { namespace, name: 'precise' });
   }, 180_000);
 
+  it('exports every series that dashboards and alerts ask for', async () => {
+    const pageOf = async (pod: Loose | undefined, port: number) => {
+      const answer = await request(`http://${pod?.status?.podIP}:${port}/metrics`);
+      expect([port, answer.statusCode]).toEqual([port, 200]);
+      return answer.body.text();
+    };
+    const own = `app.kubernetes.io/name=${name}`;
+    const [operator] = await pods('app.kubernetes.io/component=operator', 'signalbox-system');
+    const [picker] = await pods(`${own},app.kubernetes.io/component=llminferenceservice-router-scheduler`);
+    const [decode] = await pods(`${own},llm-d.ai/role=decode`);
+    // These are there with a feature gate alone, which this service does not have.
+    const gated = listMetrics().filter((metric) => metric.name.startsWith('llm_d_epp_flow_control_'));
+    const pages = scrapedSeries([
+      await pageOf(operator, 8080),
+      await pageOf(picker, 9090),
+      await pageOf(decode, 9091),
+      await pageOf(decode, 8000),
+    ]);
+    const scraped = new Map([...seriesOf(gated), ...pages]);
+    const recorded = new Set<string>();
+    const problems: string[] = [];
+    let count = 0;
+    const check = (query: string) => {
+      count++;
+      for (const problem of checkQuery(query, scraped, recorded).problems) problems.push(`${problem}: ${query}`);
+    };
+    const { groups } = parse(await readFile(join(root, 'config/observability/alerts.yaml'), 'utf8')) as {
+      groups: { rules: { record?: string; expr: string }[] }[];
+    };
+    for (const { rules } of groups) {
+      for (const { record, expr } of rules) {
+        if (record !== undefined) recorded.add(record);
+        check(expr);
+      }
+    }
+    for (const dashboard of ['fleet', 'service', 'picker', 'sidecar']) {
+      const text = await readFile(join(root, `config/observability/dashboards/${dashboard}.json`), 'utf8');
+      const { panels, templating } = JSON.parse(text) as {
+        panels: { targets?: { expr: string }[] }[];
+        templating: { list: { definition?: string }[] };
+      };
+      for (const { targets } of panels) for (const { expr } of targets ?? []) check(expr);
+      for (const { definition } of templating.list) if (definition !== undefined) check(definition);
+    }
+    expect(count).toBeGreaterThan(100);
+    expect(problems).toEqual([]);
+  }, 60_000);
+
   it('refuses an invalid service at admission, naming the field', async () => {
     const service = {
       apiVersion: 'serving.kserve.io/v1alpha2',
@@ -506,6 +560,41 @@ describe('the whole path', () => {
     });
     await apply(service);
     await eventually('200', async () => (await post('/v1/chat/completions', chat('Back?'))).status === 200);
+  }, 180_000);
+
+  it('traces a request through gateway, picker, sidecar and both engines', async () => {
+    const sample = parse(await readFile(join(root, 'config/samples/chat-prefill-decode.yaml'), 'utf8'));
+    const tracing = { exporterEndpoint: collector.endpoint, sampler: 'parentbased_traceidratio', samplerArg: '1' };
+    await apply({
+      ...sample,
+      metadata: { name: 'traced', namespace },
+      spec: { ...sample.spec, replicas: 1, tracing, model: { ...sample.spec.model, name: 'traced' } },
+    });
+    const service = await awaitReady('traced');
+    const id = `traced-${Date.now()}`;
+    const answer = await request(`${service.status?.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-request-id': id },
+      body: JSON.stringify(chat(`Where does this go at ${id}?`, { model: 'traced' })),
+    });
+    await answer.body.dump();
+    expect(answer.statusCode).toBe(200);
+    const own = await eventually('spans of all parts', async () => {
+      const of = collector.spans.find(
+        ({ name: span, attributes }) =>
+          span === 'sidecar.request' && attributes.some(({ value }) => value.stringValue === id),
+      );
+      const trace = collector.spans.filter(({ traceId }) => traceId === of?.traceId);
+      return of !== undefined && new Set(trace.map(({ service: part }) => part)).size >= 5 && trace;
+    });
+    expect([...new Set(own.map(({ service: part }) => part))].sort()).toEqual([
+      'gateway',
+      'inference-scheduler',
+      'inference-server-decode',
+      'inference-server-prefill',
+      'inference-sidecar',
+    ]);
+    await client.delete(resources.llmInferenceServices, { namespace, name: 'traced' });
   }, 180_000);
 
   it('speaks TLS on the whole path, and changes its certificate without a restart', async () => {

@@ -25,6 +25,28 @@ export function seriesOf(
   return known;
 }
 
+/** Series of scraped pages: of a metric without a sample only type and name are known, so any label may be its. */
+export function scrapedSeries(pages: readonly string[]): KnownMetrics {
+  const types = new Map<string, string>();
+  const labels = new Map<string, Set<string>>();
+  for (const line of pages.join('\n').split('\n')) {
+    const typed = /^# TYPE (\S+) (\w+)/.exec(line);
+    if (typed) {
+      const [, name = '', type = ''] = typed;
+      const names = type === 'histogram' ? ['_bucket', '_sum', '_count'].map((end) => name + end) : [name];
+      for (const each of names) types.set(each, type === 'gauge' ? 'gauge' : 'counter');
+      continue;
+    }
+    const sample = /^([\w:]+)(?:\{(.*)\})? \S+$/.exec(line);
+    if (!sample) continue;
+    const [, name = '', pairs = ''] = sample;
+    const known = labels.get(name) ?? new Set<string>();
+    for (const [, label = ''] of pairs.matchAll(/(\w+)="(?:[^"\\]|\\.)*"/g)) known.add(label);
+    labels.set(name, known);
+  }
+  return new Map([...types].map(([name, type]) => [name, { type, labels: [...(labels.get(name) ?? ['*'])] }]));
+}
+
 /** What Grafana puts in before it asks. */
 function withoutVariables(query: string): string {
   const values = /^label_values\((.*), *\w+\)$/.exec(query);
@@ -41,7 +63,7 @@ export interface CheckedQuery {
 const ofCounters = new Set(['rate', 'irate', 'increase']);
 
 /** Parses a query and holds every name in it against the series that are known. */
-export function checkQuery(query: string, known: KnownMetrics): CheckedQuery {
+export function checkQuery(query: string, known: KnownMetrics, recorded?: ReadonlySet<string>): CheckedQuery {
   const text = withoutVariables(query);
   const problems: string[] = [];
   const reads: string[] = [];
@@ -69,12 +91,14 @@ export function checkQuery(query: string, known: KnownMetrics): CheckedQuery {
   for (const selector of all(tree.topNode, 'VectorSelector')) {
     const name = nameOf(selector);
     reads.push(name);
+    if (recorded?.has(name)) continue;
     const metric = known.get(name);
     if (!metric) {
       problems.push(`${name} is not exported`);
       continue;
     }
-    const has = (each: string) => metric.labels.includes(each) || targetLabels.some((target) => target === each);
+    const has = (each: string) =>
+      metric.labels.includes('*') || metric.labels.includes(each) || targetLabels.some((target) => target === each);
     for (const matcher of all(selector, 'LabelName')) {
       if (!has(textOf(matcher))) problems.push(`${name} has no label ${textOf(matcher)}`);
     }
@@ -86,7 +110,10 @@ export function checkQuery(query: string, known: KnownMetrics): CheckedQuery {
     for (const node of grouping ? all(grouping, 'LabelName') : []) {
       const lacking = inner.find(
         (name) =>
-          !known.get(name)?.labels.includes(textOf(node)) && !targetLabels.some((target) => target === textOf(node)),
+          !recorded?.has(name) &&
+          !known.get(name)?.labels.includes('*') &&
+          !known.get(name)?.labels.includes(textOf(node)) &&
+          !targetLabels.some((target) => target === textOf(node)),
       );
       if (lacking !== undefined) problems.push(`${lacking} has no label ${textOf(node)} to group by`);
     }

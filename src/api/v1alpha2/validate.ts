@@ -72,9 +72,6 @@ export function warnService(service: LLMInferenceService): readonly string[] {
       'spec.router.route.http.spec.parentRefs can be omitted when spec.router.gateway.refs is set; the operator writes them from there',
     );
   }
-  if (spec.tracing && spec.router?.scheduler) {
-    warnings.push('spec.tracing: model servers send traces; the endpoint picker of Signalbox sends none yet');
-  }
   if (spec.model.confidential?.enabled && /^(pvc|oci|oci\+native):/.test(spec.model.uri)) {
     warnings.push(
       `spec.model.confidential: has no effect with ${showValue(spec.model.uri)}; only weights that are copied into the pod are decrypted`,

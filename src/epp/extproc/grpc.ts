@@ -3,6 +3,8 @@ import type { ServerStream, StreamListener } from './transport.ts';
 /** One stream of gRPC messages in both directions. */
 export interface Call {
   readonly path: string;
+  /** A header that the peer opened the call with, by its name in lower case. */
+  header(name: string): string | undefined;
   /** Sends whole frames. While the peer does not read, the call's messages pause by themselves. */
   send(frames: Buffer): void;
   /** Ends the stream with a status; later calls do nothing. */
@@ -70,6 +72,10 @@ class ServedCall implements Call, StreamListener {
     } catch (thrown) {
       this.#fail(thrown);
     }
+  }
+
+  header(name: string): string | undefined {
+    return this.#stream.header(name);
   }
 
   send(frames: Buffer): void {

@@ -33,7 +33,7 @@ export const createNodeEngine: CreateEngine = (options) => {
   server.on('stream', (stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) => {
     // A reset by the peer is its right; 'close' tells us.
     stream.on('error', () => {});
-    const listener = options.onStream(headers[':path'] ?? '', createServerStream(stream));
+    const listener = options.onStream(headers[':path'] ?? '', createServerStream(stream, headers));
     stream.on('data', (chunk: Buffer) => listener.onData(chunk));
     stream.on('end', () => listener.onEnd());
     stream.once('close', () => listener.onClose());
@@ -61,11 +61,15 @@ export const createNodeEngine: CreateEngine = (options) => {
   };
 };
 
-function createServerStream(stream: http2.ServerHttp2Stream): ServerStream {
+function createServerStream(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders): ServerStream {
   let final = { status: 0, message: '' };
   return {
     get isClosed() {
       return stream.destroyed;
+    },
+    header: (name) => {
+      const value = headers[name];
+      return Array.isArray(value) ? value[0] : value;
     },
     write: (frames) => {
       if (!stream.headersSent) {

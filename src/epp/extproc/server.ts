@@ -1,7 +1,7 @@
 import { messageOf } from '../../errors.ts';
 import type { Logger } from '../../telemetry/log.ts';
 import { CodecError, decodeRequest, encodeReplies, type HeaderPairs, type ProcessingResponse } from './codec.ts';
-import type { Service } from './grpc.ts';
+import type { Call, Service } from './grpc.ts';
 import {
   type Answer,
   initialState,
@@ -29,6 +29,8 @@ interface Outcome {
 }
 
 interface Departure {
+  /** How the gateway opened the stream. */
+  readonly call: Pick<Call, 'header'>;
   onLeave?: () => void;
   /** Ends a request that is under way with that answer. */
   readonly evict: (answer: Rejection) => void;
@@ -66,6 +68,7 @@ export function createProcessService(options: {
     let replies: ProcessingResponse[] = [];
     let isClosed = false;
     const departure: Departure = {
+      call,
       evict: (answer) => {
         if (isClosed) return;
         try {

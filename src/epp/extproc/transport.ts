@@ -11,6 +11,8 @@ export interface TlsPair {
 export interface ServerStream {
   /** The stream is over for both sides; what is sent goes nowhere. */
   readonly isClosed: boolean;
+  /** A header that the peer opened the stream with, by its name in lower case. */
+  header(name: string): string | undefined;
   /** Sends whole gRPC frames; the response headers go before the first. Input pauses by itself while the peer does not read. */
   write(frames: Buffer): void;
   /** Ends the stream with a gRPC status and a message of printable ASCII, once what was written is out. */

@@ -1,5 +1,6 @@
 import type { Endpoint } from './endpoints.ts';
 import type { Json, JsonObject } from './shapes.ts';
+import { type Collector, renderCollector, renderTracing } from './tracing.ts';
 
 /** The Envoy resources that the translation is made of, as proto3 JSON (Envoy 1.40, API v3). */
 
@@ -159,6 +160,7 @@ export function renderListener(listener: {
   readonly port: number;
   readonly accessLogPath: string;
   readonly routesPath: string;
+  readonly collector?: Collector | undefined;
 }): JsonObject {
   return {
     name: listener.name,
@@ -182,6 +184,7 @@ function renderConnectionManager(listener: {
   readonly name: string;
   readonly accessLogPath: string;
   readonly routesPath: string;
+  readonly collector?: Collector | undefined;
 }): JsonObject {
   return {
     '@type': type(`${filters}.network.http_connection_manager.v3.HttpConnectionManager`),
@@ -202,8 +205,11 @@ function renderConnectionManager(listener: {
       typed_config: {
         '@type': type('envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig'),
         pack_trace_reason: false,
+        // Ids that clients choose are rarely UUIDs, and Envoy samples nothing else by them.
+        use_request_id_for_trace_sampling: false,
       },
     },
+    ...renderTracing(listener.collector),
     server_header_transformation: 'PASS_THROUGH',
     http2_protocol_options: { max_concurrent_streams: 1000 },
     // A client must not choose where its request goes.
@@ -282,11 +288,16 @@ const accessLogFields: JsonObject = {
 };
 
 /** The configuration Envoy starts with: where the rest is read from. */
-export function renderBootstrap(paths: { readonly listenersPath: string; readonly clustersPath: string }): JsonObject {
+export function renderBootstrap(paths: {
+  readonly listenersPath: string;
+  readonly clustersPath: string;
+  readonly collector?: Collector | undefined;
+}): JsonObject {
   const source = (path: string) => ({ path_config_source: { path }, resource_api_version: 'V3' });
   return {
     node: { id: 'signalbox-local', cluster: 'signalbox-local' },
     admin: { address: { socket_address: { address: '127.0.0.1', port_value: 0 } } },
+    ...renderCollector(paths.collector),
     dynamic_resources: { lds_config: source(paths.listenersPath), cds_config: source(paths.clustersPath) },
     layered_runtime: {
       layers: [{ name: 'static', static_layer: { 're2.max_program_size.error_level': 1000 } }],

@@ -18,6 +18,7 @@ import {
 import { renderListener } from './envoy-resources.ts';
 import { type ResolvedRule, renderRouteConfiguration } from './routes.ts';
 import type { GatewayInput, JsonObject, Verdict } from './shapes.ts';
+import type { Collector } from './tracing.ts';
 
 /** The name under which this controller claims GatewayClasses and signs statuses. */
 export const controllerName = 'signalbox.io/local-envoy';
@@ -26,6 +27,7 @@ export interface TranslateOptions {
   /** Loopback address by `namespace/name` of the Gateway. A Gateway without one is not served. */
   readonly addresses: ReadonlyMap<string, string>;
   readonly accessLogPath: string;
+  readonly collector?: Collector | undefined;
   /** The file in which a route configuration is delivered. */
   routesPath(name: string): string;
 }
@@ -183,6 +185,7 @@ function planGateway(
         address: address ?? '',
         port,
         accessLogPath: options.accessLogPath,
+        collector: options.collector,
         routesPath: options.routesPath(envoyName(port)),
       }),
     ),

@@ -3,6 +3,7 @@ import { sidecarContainer } from '../../api/labels.ts';
 import { AppError } from '../../errors.ts';
 import { renderSidecarProbes } from './probes.ts';
 import { sidecarResources } from './resources.ts';
+import { tracedServices } from './tracing.ts';
 
 /** Where a routing sidecar shows its own metrics. */
 export const sidecarMetricsPort = 9091;
@@ -29,6 +30,8 @@ export interface SidecarSettings {
     /** DNS name in the certificates of pods, which are called by address. */
     readonly serverName: string;
   };
+  /** With it the sidecar sends spans to that collector. */
+  readonly tracing?: { readonly endpoint: string; readonly ratio: string };
 }
 
 /** What is the operator's own of it: not written into pod templates, so that an upgrade of the operator changes none. */
@@ -65,6 +68,11 @@ export function parseSidecarSettings(text: string, defaults: SidecarDefaults): S
     for (const field of ['volume', 'path', 'serverName'])
       if (typeof (tls as Readonly<Record<string, unknown>> | null)?.[field] !== 'string')
         throw new AppError('invalid', `the routing sidecar's settings need tls.${field}, a string`);
+  const { tracing } = settings;
+  if (tracing !== undefined)
+    for (const field of ['endpoint', 'ratio'])
+      if (typeof (tracing as Readonly<Record<string, unknown>> | null)?.[field] !== 'string')
+        throw new AppError('invalid', `the routing sidecar's settings need tracing.${field}, a string`);
   return settings as unknown as SidecarSettings;
 }
 
@@ -102,7 +110,7 @@ function renderSidecar(settings: SidecarSettings): Container {
 type Program = Required<Pick<Container, 'args' | 'env' | 'ports'>>;
 
 function renderOurs(settings: SidecarSettings): Program {
-  const { tls } = settings;
+  const { tls, tracing } = settings;
   return {
     args: [
       `--port=${settings.port}`,
@@ -121,6 +129,13 @@ function renderOurs(settings: SidecarSettings): Program {
       { name: 'SESSION_CACHE_SIZE', value: String(settings.sessionCacheSize) },
       { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
       { name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
+      ...(tracing
+        ? [
+            { name: 'OTEL_SERVICE_NAME', value: tracedServices.sidecar },
+            { name: 'OTEL_EXPORTER_OTLP_ENDPOINT', value: tracing.endpoint },
+            { name: 'OTEL_TRACES_SAMPLER_ARG', value: tracing.ratio },
+          ]
+        : []),
     ],
     ports: [
       { containerPort: settings.port, name: tls ? 'https' : 'http', protocol: 'TCP' },

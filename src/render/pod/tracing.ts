@@ -1,6 +1,7 @@
 import type { Container } from '../../api/foreign/pod.ts';
 import type { Context } from '../input.ts';
 import type { Role } from '../labels.ts';
+import type { SidecarSettings } from './sidecar.ts';
 
 /** OpenTelemetry traces of model servers and picker. What a template sets itself wins. */
 
@@ -17,7 +18,15 @@ export const tracedServices = {
   decode: 'inference-server-decode',
   prefill: 'inference-server-prefill',
   picker: 'inference-scheduler',
-} as const satisfies Readonly<Record<Role | 'picker', string>>;
+  sidecar: 'inference-sidecar',
+} as const satisfies Readonly<Record<Role | 'picker' | 'sidecar', string>>;
+
+/** Where the routing sidecar sends its spans, and how many; undefined when the service is not traced. */
+export function sidecarTracing({ effective: { tracing } }: Context): SidecarSettings['tracing'] {
+  if (!tracing) return undefined;
+  const endpoint = tracing.exporterEndpoint ?? defaults.exporterEndpoint;
+  return endpoint === '' ? undefined : { endpoint, ratio: tracing.samplerArg ?? defaults.samplerArg };
+}
 
 /** Environment of a traced container; empty when the service is not traced. */
 export function tracingEnvironment(context: Context, of: keyof typeof tracedServices): NonNullable<Container['env']> {

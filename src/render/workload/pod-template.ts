@@ -8,6 +8,7 @@ import { describeClaim } from '../pod/devices.ts';
 import { decoderPort, hasOwnSidecar, renderModelPod, servingPort } from '../pod/main.ts';
 import { rankAnnotation, rankFiles } from '../pod/parallel-args.ts';
 import type { SidecarDefaults, SidecarSettings } from '../pod/sidecar.ts';
+import { sidecarTracing } from '../pod/tracing.ts';
 import { certificatesPath, certificatesVolume, schemeOf, serverNameOf } from '../tls.ts';
 
 /** The pod template of a Deployment, or of the leader or the workers of a LeaderWorkerSet. */
@@ -57,6 +58,7 @@ export function componentOf(role: Role): typeof components.workload | typeof com
 /** What the pod webhook is told about a decode pod's sidecar. */
 export function sidecarSettingsOf(context: Context): Omit<SidecarSettings, keyof SidecarDefaults> {
   const { namespace, names, platform } = context;
+  const tracing = sidecarTracing(context);
   return {
     port: servingPort,
     decoderPort,
@@ -70,5 +72,6 @@ export function sidecarSettingsOf(context: Context): Omit<SidecarSettings, keyof
     ...(platform.tls
       ? { tls: { volume: certificatesVolume, path: certificatesPath, serverName: serverNameOf(context) } }
       : {}),
+    ...(tracing ? { tracing } : {}),
   };
 }

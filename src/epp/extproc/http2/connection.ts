@@ -365,7 +365,7 @@ export class Connection implements FrameSink, StreamOwner {
       if (!this.#isDead) this.#sendReset(id, errorCodes.protocolError);
       return;
     }
-    const stream = new Stream(this, id, this.#initialSendWindow, engineLimits.streamWindowBytes);
+    const stream = new Stream(this, id, fields, this.#initialSendWindow, engineLimits.streamWindowBytes);
     this.#streams.set(id, stream);
     stream.listener = this.#options.onStream(path, stream);
     if (isLast) this.#endRemote(stream);

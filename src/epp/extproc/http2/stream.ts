@@ -1,4 +1,5 @@
 import type { ServerStream, StreamListener } from '../transport.ts';
+import type { Field } from './hpack.ts';
 
 /** What a stream needs of its connection. */
 export interface StreamOwner {
@@ -16,6 +17,8 @@ export interface Final {
 export class Stream implements ServerStream {
   readonly id: number;
   readonly #owner: StreamOwner;
+  /** What it was opened with. */
+  readonly #fields: readonly Field[];
   listener: StreamListener | undefined;
   isClosed = false;
   hasSentHeaders = false;
@@ -31,11 +34,16 @@ export class Stream implements ServerStream {
   queueAt = 0;
   final: Final | undefined;
 
-  constructor(owner: StreamOwner, id: number, sendWindow: number, receiveWindow: number) {
+  constructor(owner: StreamOwner, id: number, fields: readonly Field[], sendWindow: number, receiveWindow: number) {
     this.#owner = owner;
     this.id = id;
+    this.#fields = fields;
     this.sendWindow = sendWindow;
     this.receiveWindow = receiveWindow;
+  }
+
+  header(name: string): string | undefined {
+    return this.#fields.find((field) => field.name === name)?.value;
   }
 
   write(frames: Buffer): void {
