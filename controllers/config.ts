@@ -257,8 +257,8 @@ export const operatorProgram: Program<typeof operatorSettings> = {
 
 /** Upstream's picker and sidecar as the flavour `upstream` runs them. */
 const upstreamImages = {
-  epp: 'ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.10.0',
-  sidecar: 'ghcr.io/llm-d/llm-d-router-disagg-sidecar:v0.10.0',
+  epp: 'llm-d/llm-d-router-endpoint-picker:v0.10.0',
+  sidecar: 'llm-d/llm-d-router-disagg-sidecar:v0.10.0',
 } as const;
 
 /** What the pod webhook gives every sidecar. */

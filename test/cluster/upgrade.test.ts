@@ -332,7 +332,7 @@ describe('taking over from KServe', () => {
             containers: [
               {
                 name: 'main',
-                image: 'ghcr.io/llm-d/llm-d-cuda:v0.9.0',
+                image: 'llm-d/llm-d-cuda:v0.9.0',
                 command: ['/bin/bash', '-c', 'exec vllm serve /mnt/models', '--'],
                 env: [{ name: 'VLLM_LOGGING_LEVEL', value: 'INFO' }],
               },

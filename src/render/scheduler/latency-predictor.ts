@@ -119,7 +119,7 @@ function server(
   const probe = (path: string) => ({ httpGet: { path, port }, timeoutSeconds: 5 });
   return {
     name,
-    image: `ghcr.io/llm-d/llm-d-latency-predictor-${name}:${release}`,
+    image: `llm-d/llm-d-latency-predictor-${name}:${release}`,
     ports: [{ containerPort: port, name: portName, protocol: 'TCP' }],
     ...own,
     startupProbe: { ...probe(startedPath), periodSeconds: 5, failureThreshold: 120 },

@@ -30,7 +30,7 @@ describe('the picker that runs', () => {
     ['ours', {}, {}, false, [0, 10]],
     ['ours with an annotation', { annotations: { 'app.kubernetes.io/version': '0.7' } }, {}, false, [0, 10]],
     ['upstream by setting', {}, upstream, true, [0, 10]],
-    ['upstream by its image', image('ghcr.io/llm-d/llm-d-inference-scheduler:v0.7.1'), {}, true, [0, 7]],
+    ['upstream by its image', image('llm-d/llm-d-inference-scheduler:v0.7.1'), {}, true, [0, 7]],
     ['upstream without a version', image('r:5000/llm-d-router-endpoint-picker@sha256:12'), {}, true, [0, 10]],
     [
       'upstream whose version is annotated',
@@ -47,7 +47,7 @@ describe('the picker that runs', () => {
 
   it.each([
     [{}, operatorSettings.eppImage.default, undefined],
-    [{ imagesFlavour: 'upstream' as const }, 'ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.10.0', 'upstream'],
+    [{ imagesFlavour: 'upstream' as const }, 'llm-d/llm-d-router-endpoint-picker:v0.10.0', 'upstream'],
     [{ imagesFlavour: 'upstream' as const, eppImage: 'mirror/epp' }, 'mirror/epp', 'upstream'],
   ])('has its image by %j', (set, epp, flavour) => {
     const { vllmImage, eppImage, sidecarImage } = operatorSettings;
