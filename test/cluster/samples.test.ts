@@ -94,6 +94,12 @@ beforeAll(async () => {
     const path = join(root, 'test', 'cluster', 'crds', `${file}.yaml`);
     await operator.apply(...parseManifests(readFileSync(path, 'utf8'), path));
   }
+  await operator.apply({
+    apiVersion: 'v1',
+    kind: 'ConfigMap',
+    metadata: { name: 'inferenceservice-config', namespace: 'signalbox-system' },
+    data: { 'autoscaling-wva-controller-config': '{"prometheus":{"url":"https://prometheus.monitoring:9090"}}' },
+  });
   const notBefore = new Date(Date.now() - 60_000);
   const notAfter = new Date(Date.now() + 3_600_000);
   const authority = await createAuthority({ commonName: 'test', notBefore, notAfter });
