@@ -7,6 +7,7 @@ import {
 } from '../../src/api/global-config.ts';
 import { AppError, messageOf } from '../../src/errors.ts';
 import type { KubeObject } from '../../src/kube/object.ts';
+import type { CredentialFacts } from '../../src/render/input.ts';
 import type { Caches, ConfigMap } from './caches.ts';
 import { globalConfigName } from './caches.ts';
 import type { Settings } from './gather.ts';
@@ -62,7 +63,7 @@ export class GlobalConfig {
 /** The settings with global values over them, also where a flag of the operator says the same. */
 export function overlay(own: Settings, higher: GlobalValues): Settings {
   const globals = mergeGlobalValues(own.globals, higher);
-  const { ingress, storageInitializer: storage } = globals;
+  const { ingress, storageInitializer: storage, credentials } = globals;
   const caBundle = storage.caBundleConfigMapName;
   const prometheus = globals['autoscaling-wva-controller-config'].prometheus;
   return {
@@ -75,6 +76,13 @@ export function overlay(own: Settings, higher: GlobalValues): Settings {
       ...(storage.image ? { initializerImage: storage.image } : {}),
       ...(storage.ociModelMode ? { ociMode: storage.ociModelMode } : {}),
       ...(caBundle ? { caBundle } : {}),
+      ...(storage.caBundleVolumeMountPath ? { caBundlePath: storage.caBundleVolumeMountPath } : {}),
+      ...given('initializerResources', {
+        ...given('requests', { ...given('cpu', storage.cpuRequest), ...given('memory', storage.memoryRequest) }),
+        ...given('limits', { ...given('cpu', storage.cpuLimit), ...given('memory', storage.memoryLimit) }),
+      }),
+      ...given('modelcar', { ...given('uid', storage.uidModelcar), ...given('resources', modelcarResources(storage)) }),
+      ...given('credentials', credentialFacts(credentials)),
     },
     ...(prometheus?.url
       ? {
@@ -93,6 +101,54 @@ export function overlay(own: Settings, higher: GlobalValues): Settings {
           },
         }
       : {}),
+  };
+}
+
+/** One field where there is a value that says something. */
+function given<const Name extends string, T>(name: Name, value: T | undefined): { readonly [Key in Name]?: T } {
+  const isEmpty = value === undefined || value === '' || (typeof value === 'object' && isVoid(value));
+  return (isEmpty ? {} : { [name]: value }) as { readonly [Key in Name]?: T };
+}
+
+function isVoid(value: unknown): boolean {
+  return Object.keys(value ?? {}).length === 0;
+}
+
+/** What is configured is asked for and is the limit, as with KServe: linking needs no more. */
+function modelcarResources({ cpuModelcar, memoryModelcar }: GlobalValues['storageInitializer']) {
+  const both = { ...given('cpu', cpuModelcar), ...given('memory', memoryModelcar) };
+  return { ...given('requests', both), ...given('limits', both) };
+}
+
+/** Field of `credentials.s3` → the annotation whose default it is. */
+const s3Defaults = {
+  s3Endpoint: 's3-endpoint',
+  s3UseHttps: 's3-usehttps',
+  s3Region: 's3-region',
+  s3VerifySSL: 's3-verifyssl',
+  s3UseVirtualBucket: 's3-usevirtualbucket',
+  s3UseAnonymousCredential: 's3-useanoncredential',
+  s3CABundleConfigMap: 's3-cabundle-configmap',
+  s3CABundle: 's3-cabundle',
+} as const;
+
+function credentialFacts({ storageSecretNameAnnotation, gcs, s3 }: GlobalValues['credentials']): CredentialFacts {
+  return {
+    ...given('secretAnnotation', storageSecretNameAnnotation),
+    ...given('gcsKey', gcs?.gcsCredentialFileName),
+    ...given('s3Keys', {
+      ...given('AWS_ACCESS_KEY_ID', s3?.s3AccessKeyIDName),
+      ...given('AWS_SECRET_ACCESS_KEY', s3?.s3SecretAccessKeyName),
+    }),
+    ...given(
+      's3Defaults',
+      Object.fromEntries(
+        Object.entries(s3Defaults).flatMap(([field, annotation]) => {
+          const value = s3?.[field as keyof typeof s3Defaults];
+          return value ? [[annotation, value]] : [];
+        }),
+      ),
+    ),
   };
 }
 

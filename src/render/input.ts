@@ -58,8 +58,34 @@ export interface StorageFacts {
   readonly ociMode: 'modelcar' | 'native';
   /** ConfigMap with certificate authorities for downloads, in the service's namespace. */
   readonly caBundle?: string;
+  /** Directory of them in the init container. */
+  readonly caBundlePath?: string;
+  /** Requests and limits of that container. */
+  readonly initializerResources?: ContainerResources;
+  /** The container that links an image's weights. */
+  readonly modelcar?: { readonly uid?: number; readonly resources?: ContainerResources };
+  /** Names and values of credentials for every service. */
+  readonly credentials?: CredentialFacts;
   /** ServiceAccounts of the namespace that the service's pods use, by name. */
   readonly accounts: Readonly<Record<string, AccountFacts>>;
+}
+
+/** Quantities as Kubernetes writes them; what is left out is the renderer's. */
+export interface ContainerResources {
+  readonly requests?: { readonly cpu?: string; readonly memory?: string };
+  readonly limits?: { readonly cpu?: string; readonly memory?: string };
+}
+
+/** How credentials for downloads are called, and what holds where neither service nor ServiceAccount says otherwise. */
+export interface CredentialFacts {
+  /** Annotation of a service that names its Secret, beside those that are always known. */
+  readonly secretAnnotation?: string;
+  /** Key of a Secret with an account of Google's. */
+  readonly gcsKey?: string;
+  /** Environment variable → the key of a Secret that it is read from, where that is another. */
+  readonly s3Keys?: Readonly<Record<string, string>>;
+  /** Name of an annotation without `serving.kserve.io/` → its value where there is none. */
+  readonly s3Defaults?: Readonly<Record<string, string>>;
 }
 
 /** What of a ServiceAccount downloads depend on. */

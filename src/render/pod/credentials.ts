@@ -37,7 +37,7 @@ function azureKeys(prefix: string): readonly string[] {
   );
 }
 
-const gcsKey = 'gcloud-application-credentials.json';
+const defaultGcsKey = 'gcloud-application-credentials.json';
 const gcsPath = '/var/secrets';
 const gcsVolume = 'user-gcp-sa';
 
@@ -66,9 +66,12 @@ export function renderCredentials(context: Context, account: string, uris: reado
   const [only] = secrets;
   const keys = [...schemes].flatMap((scheme) => secretKeys[scheme] ?? []);
   const single = secrets.length === 1 && only !== undefined;
+  const { gcsKey = defaultGcsKey, s3Keys = {} } = context.platform.storage.credentials ?? {};
   const env = [
     ...plain,
-    ...(single ? [...new Set(keys)].filter((key) => !taken.has(key)).map((key) => fromSecret(key, only, key)) : []),
+    ...(single
+      ? [...new Set(keys)].filter((key) => !taken.has(key)).map((key) => fromSecret(key, only, s3Keys[key] ?? key))
+      : []),
     // The download of a web server looks for headers under the name of the host.
     ...(only === undefined ? [] : headerNames(uris).map((name) => fromSecret(name, only, 'headers'))),
   ];
@@ -92,7 +95,9 @@ export function caBundleOf(context: Context, account: string): string | undefine
 
 /** The Secret that an annotation of the service names, else those of the ServiceAccount that may hold credentials. */
 function secretsOf(context: Context, account: string): readonly string[] {
-  const named = annotations.storageSecret.flatMap((key) => context.service.metadata.annotations?.[key] ?? []);
+  const configured = context.platform.storage.credentials?.secretAnnotation;
+  const keys = [...(configured === undefined ? [] : [configured]), ...annotations.storageSecret];
+  const named = keys.flatMap((key) => context.service.metadata.annotations?.[key] ?? []);
   if (named[0] !== undefined) return [named[0]];
   const own = context.platform.storage.accounts[account]?.secrets ?? [];
   // Tokens and pull secrets that platforms add to every account hold no credentials of stores.
@@ -105,7 +110,12 @@ function fromSecret(name: string, secret: string, key: string) {
 
 function annotationOf(context: Context, account: string, name: string): string | undefined {
   const key = `serving.kserve.io/${name}`;
-  return context.service.metadata.annotations?.[key] ?? context.platform.storage.accounts[account]?.annotations[key];
+  const { accounts, credentials } = context.platform.storage;
+  return (
+    context.service.metadata.annotations?.[key] ??
+    accounts[account]?.annotations[key] ??
+    credentials?.s3Defaults?.[name]
+  );
 }
 
 function s3Environment(

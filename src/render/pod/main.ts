@@ -187,8 +187,8 @@ function renderOwnMain({ context, workload, role, part, storage }: MainInput): C
       allowPrivilegeEscalation: false,
       capabilities: { drop: ['ALL'] },
       readOnlyRootFilesystem: false,
-      runAsNonRoot: true,
-      runAsUser: modelServerUser,
+      runAsNonRoot: storage.user !== 0,
+      runAsUser: storage.user ?? modelServerUser,
       seccompProfile: { type: 'RuntimeDefault' },
     },
     volumeMounts: [

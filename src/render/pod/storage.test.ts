@@ -93,6 +93,21 @@ describe('an image', () => {
   });
 });
 
+describe('an image that a sidecar links', () => {
+  const modelcar = { uid: 1010, resources: { requests: { memory: '20Mi' }, limits: { memory: '20Mi' } } };
+  it.each<[string, LLMInferenceServiceSpec['template'], number]>([
+    ['the configuration', undefined, 1010],
+    ['the template', { containers: [{ name: 'main', securityContext: { runAsUser: 7 } }] }, 7],
+  ])('runs as the user of %s, as the server does', (_, template, user) => {
+    const pod = podOf(withUri('oci://models/qwen:1', template ? { template } : {}), { modelcar });
+    expect(initOf(pod, 'modelcar')).toMatchObject({
+      securityContext: { runAsUser: user },
+      resources: { requests: { cpu: '10m', memory: '20Mi' }, limits: { memory: '20Mi' } },
+    });
+    expect(mainOf(pod).securityContext).toMatchObject({ runAsUser: user, runAsNonRoot: true });
+  });
+});
+
 describe('a download', () => {
   it.each([
     's3://bucket/qwen',
@@ -145,6 +160,20 @@ describe('a download', () => {
       CA_BUNDLE_CONFIGMAP_NAME: 'authorities',
       CA_BUNDLE_VOLUME_MOUNT_POINT: '/etc/ssl/custom-certs',
     });
+  });
+
+  it('mounts them, and takes resources, as the configuration says', () => {
+    const init = initOf(
+      podOf(withUri('s3://bucket'), {
+        caBundle: 'authorities',
+        caBundlePath: '/etc/authorities',
+        initializerResources: { requests: { memory: '1Gi' }, limits: { cpu: '2' } },
+      }),
+      'storage-initializer',
+    );
+    expect(init?.volumeMounts).toContainEqual({ name: 'cabundle-cert', mountPath: '/etc/authorities', readOnly: true });
+    expect(envOf(init).CA_BUNDLE_VOLUME_MOUNT_POINT).toBe('/etc/authorities');
+    expect(init?.resources).toEqual({ requests: { cpu: '100m', memory: '1Gi' }, limits: { cpu: '2', memory: '4Gi' } });
   });
 
   it('decrypts where the service says so', () => {
@@ -254,6 +283,23 @@ describe('credentials', () => {
       AWS_DEFAULT_REGION: 'y',
       AWS_ACCESS_KEY_ID: 's/AWS_ACCESS_KEY_ID',
     });
+  });
+
+  it('have the names and values of the configuration where nothing else is said', () => {
+    const credentials = {
+      secretAnnotation: 'example.com/secret',
+      gcsKey: 'key.json',
+      s3Keys: { AWS_ACCESS_KEY_ID: 'id' },
+      s3Defaults: { 's3-endpoint': 'store:9000', 's3-region': 'default' },
+    };
+    const own = { 'example.com/secret': 'mine', 'serving.kserve.io/s3-region': 'x' };
+    expect(envOf(init('s3://b', { credentials }, own))).toMatchObject({
+      AWS_ACCESS_KEY_ID: 'mine/id',
+      AWS_SECRET_ACCESS_KEY: 'mine/AWS_SECRET_ACCESS_KEY',
+      S3_ENDPOINT: 'store:9000',
+      AWS_DEFAULT_REGION: 'x',
+    });
+    expect(envOf(init('gs://b', { credentials }, own)).GOOGLE_APPLICATION_CREDENTIALS).toBe('/var/secrets/key.json');
   });
 
   it('for the hub reach the engine, and nothing but the token does', () => {

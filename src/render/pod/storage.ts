@@ -1,6 +1,6 @@
 import type { Container, PodSpec, PodTemplate } from '../../api/foreign/pod.ts';
 import type { ModelLocation } from '../../api/v1alpha2/model-uri.ts';
-import type { Context } from '../input.ts';
+import type { ContainerResources, Context } from '../input.ts';
 import { mergeContainer } from '../merge.ts';
 import { accountOf, caBundleOf, renderCredentials } from './credentials.ts';
 import { type AdapterStorage, adapterCopyMounts, adaptersOf, locate, renderAdapters } from './lora.ts';
@@ -45,10 +45,12 @@ export interface Storage {
   readonly env: NonNullable<Container['env']>;
   readonly envFrom: NonNullable<Container['envFrom']>;
   readonly shareProcessNamespace?: true;
+  /** User that the main container has to be, where the template names none. */
+  readonly user?: number;
 }
 
 /** One way of bringing the model: what it adds to a pod. */
-type Way = Pick<Storage, 'model' | 'revision' | 'shareProcessNamespace'> &
+type Way = Pick<Storage, 'model' | 'revision' | 'shareProcessNamespace' | 'user'> &
   Partial<Pick<Storage, 'volumes' | 'initContainers' | 'mounts'>> & { readonly isCopied?: true };
 
 /** The storage of pods of a template, whose container `main` is the user's part of the model server. */
@@ -78,6 +80,7 @@ export function renderStorage(
     env: credentials?.env ?? [],
     envFrom: credentials?.envFrom ?? [],
     ...(way.shareProcessNamespace ? { shareProcessNamespace: true } : {}),
+    ...(way.user === undefined ? {} : { user: way.user }),
   };
 }
 
@@ -99,7 +102,7 @@ function wayOf(context: Context, location: ModelLocation, itself: boolean, main:
             { name: imageVolume, image: { reference: location.image, pullPolicy: 'IfNotPresent' } },
             { subPath: 'models' },
           )
-        : modelcar(location.image, main);
+        : modelcar(context, location.image, main);
     case 'download':
       return copiedModel;
   }
@@ -148,6 +151,7 @@ function copy(
   const account = accountOf(template);
   const credentials = renderCredentials(context, account, uris);
   const bundle = caBundleOf(context, account);
+  const bundlePath = context.platform.storage.caBundlePath ?? defaultBundlePath;
   const { confidential } = context.effective.model;
   const env = [
     ...(uris.some((uri) => uri.startsWith('hf://'))
@@ -176,7 +180,7 @@ function copy(
     image: context.platform.storage.initializerImage,
     ...(env.length > 0 ? { env } : {}),
     ...(credentials.envFrom.length > 0 ? { envFrom: credentials.envFrom } : {}),
-    resources: initializerResources,
+    resources: resourcesOf(initializerResources, context.platform.storage.initializerResources),
     securityContext: { ...restricted, runAsNonRoot: true, runAsUser: initializerUser },
     // What it wrote last is what the service's condition shows when it fails.
     terminationMessagePolicy: 'FallbackToLogsOnError',
@@ -199,15 +203,27 @@ function copy(
 }
 
 const bundleVolume = 'cabundle-cert';
-const bundlePath = '/etc/ssl/custom-certs';
+const defaultBundlePath = '/etc/ssl/custom-certs';
 const initializerUser = 1000;
+const modelcarResources = { requests: { cpu: '10m', memory: '15Mi' }, limits: { memory: '64Mi' } } as const;
+
+/** Resources with those of the configuration over them. */
+function resourcesOf(own: ContainerResources, configured: ContainerResources | undefined): ContainerResources {
+  if (!configured) return own;
+  return {
+    requests: { ...own.requests, ...configured.requests },
+    limits: { ...own.limits, ...configured.limits },
+  };
+}
 
 /**
  * The image runs beside the model server and links its /models into a shared volume; the kernel lets the server through
  * because both are the same user. As a sidecar with a startup probe it is there before the server looks.
  */
-function modelcar(image: string, main: Container | undefined): Way {
-  const uid = main?.securityContext?.runAsUser ?? initializerUser;
+function modelcar({ platform }: Context, image: string, main: Container | undefined): Way {
+  const settings = platform.storage.modelcar;
+  // The model server may look into the container's files as the same user alone.
+  const uid = main?.securityContext?.runAsUser ?? settings?.uid ?? initializerUser;
   return {
     model: modelPath,
     volumes: [{ name: copiedVolume, emptyDir: {} }],
@@ -223,7 +239,7 @@ function modelcar(image: string, main: Container | undefined): Way {
           periodSeconds: 1,
           failureThreshold: 60,
         },
-        resources: { requests: { cpu: '10m', memory: '15Mi' }, limits: { memory: '64Mi' } },
+        resources: resourcesOf(modelcarResources, settings?.resources),
         securityContext: { ...restricted, runAsNonRoot: uid !== 0, runAsUser: uid },
         terminationMessagePolicy: 'FallbackToLogsOnError',
         volumeMounts: [{ name: copiedVolume, mountPath: '/mnt' }],
@@ -231,6 +247,7 @@ function modelcar(image: string, main: Container | undefined): Way {
     ],
     mounts: [{ name: copiedVolume, mountPath: '/mnt' }],
     shareProcessNamespace: true,
+    ...(settings?.uid === undefined ? {} : { user: settings.uid }),
   };
 }
 
