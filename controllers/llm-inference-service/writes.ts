@@ -212,9 +212,12 @@ export function createOwnedClient(options: OwnedClientOptions): Pick<Client, 'ap
     const after = await client.apply<T>(resource, sent, { ...how, force }, signal).catch(async (thrown: unknown) => {
       // A list element of another hand can stand in the way of ours, as a port of the same name does, and an apply
       // leaves it there. Lists are then put back as a whole.
-      if (!present || !hasCode(thrown, 'invalid')) throw thrown;
+      if (!hasCode(thrown, 'invalid')) throw thrown;
+      // Without the label by which caches know it, what stands there is found by its name.
+      const standing = present ?? (await client.get<KubeObject>(resource, refOf(object), signal));
+      if (!standing || controllerOf(standing)?.uid !== owner.metadata.uid) throw thrown;
       if (madeAnew.has(resource)) {
-        await client.delete(resource, refOf(object), { uid: present.metadata.uid ?? '' }, signal);
+        await client.delete(resource, refOf(object), { uid: standing.metadata.uid ?? '' }, signal);
         return client.apply<T>(resource, object, how, signal);
       }
       const { apiVersion: _a, kind: _k, metadata: _m, status: _s, ...body } = object;

@@ -42,7 +42,7 @@ export interface ImageTableOptions {
 
 /** What our programs run with, as in the Dockerfile: the picker without source maps, both hot paths with a small nursery. */
 const nodeFlags: Readonly<Record<ProgramName, readonly string[]>> = {
-  operator: ['--enable-source-maps'],
+  operator: ['--max-semi-space-size=4'],
   epp: ['--max-semi-space-size=4'],
   sidecar: ['--enable-source-maps', '--max-semi-space-size=4'],
   sim: ['--enable-source-maps'],
