@@ -19,6 +19,7 @@ import { listMetrics } from '../../src/observability/metric-registry.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 import { startCollector, type TestCollector } from '../builders/otlp.ts';
 import { root } from '../cluster/control-plane.ts';
+import { eventually as eventuallyHolds } from '../expect/eventually.ts';
 import { checkQuery, scrapedSeries, seriesOf } from '../expect/promql.ts';
 import { processesOf, runBinary } from './cli.ts';
 
@@ -476,9 +477,12 @@ describe('the whole path', () => {
         resources.roles,
       ];
       const lists = await Promise.all(kinds.map((kind) => client.list<Loose>(kind, { namespace })));
+      // Those of services of the tests before may still be going.
       return lists
         .flatMap((list) =>
-          list.items.map((o) => `${o.kind}/${o.metadata.name} ${o.metadata.uid} ${o.metadata.generation ?? ''}`),
+          list.items
+            .filter((o) => o.metadata.name.startsWith(`${name}-`))
+            .map((o) => `${o.kind}/${o.metadata.name} ${o.metadata.uid} ${o.metadata.generation ?? ''}`),
         )
         .sort();
     };
@@ -507,10 +511,8 @@ describe('the whole path', () => {
       'its children are gone',
       async () => (await get(resources.deployments, 'after-kserve')) === undefined,
     );
-    await eventually('nothing else has changed', async () => {
-      const now = await children();
-      return JSON.stringify(now) === JSON.stringify(before);
-    });
+    // Nothing else has changed.
+    await eventuallyHolds(async () => expect(await children()).toEqual(before), 60_000);
     expect((await post('/v1/chat/completions', chat('Still there?'))).status).toBe(200);
   }, 180_000);
 
