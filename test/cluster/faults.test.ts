@@ -16,6 +16,7 @@ import { eventually } from '../expect/eventually.ts';
 import { awaitQuiet } from '../expect/quiet.ts';
 import { startTestControlPlane } from './control-plane.ts';
 import {
+  acceptGatewayClass,
   applyAll,
   gatewayApiManifests,
   installOperator,
@@ -46,20 +47,7 @@ beforeAll(async () => {
     ...readManifests('test', 'cluster', 'crds', 'leaderworkersets.yaml'),
     { apiVersion: 'v1', kind: 'Namespace', metadata: { name: namespace } },
   );
-  await applyAll(admin, {
-    apiVersion: 'gateway.networking.k8s.io/v1',
-    kind: 'GatewayClass',
-    metadata: { name: 'envoy' },
-    spec: { controllerName: 'example.com/envoy' },
-  } as Manifest);
-  const at = '2030-01-01T00:00:00Z';
-  const accepted = { type: 'Accepted', status: 'True', reason: 'Accepted', message: '', lastTransitionTime: at };
-  await admin.mergePatch(
-    resources.gatewayClasses,
-    { name: 'envoy' },
-    { status: { conditions: [accepted] } },
-    { subresource: 'status' },
-  );
+  await acceptGatewayClass(admin);
   operator = await startTestOperator(plane, admin, {}, (client) => {
     faults = createFaults(client);
     return faults.client;

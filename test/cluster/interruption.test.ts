@@ -14,6 +14,7 @@ import { eventually } from '../expect/eventually.ts';
 import { awaitQuiet } from '../expect/quiet.ts';
 import { startTestControlPlane } from './control-plane.ts';
 import {
+  acceptGatewayClass,
   applyAll,
   gatewayApiManifests,
   installOperator,
@@ -36,20 +37,7 @@ beforeAll(async () => {
   admin = createClient(await loadKubeConfig({ path: plane.kubeconfigPath }), { log: silentLogger });
   await installOperator(admin);
   await applyAll(admin, ...(await gatewayApiManifests()), ...poolManifests());
-  await applyAll(admin, {
-    apiVersion: 'gateway.networking.k8s.io/v1',
-    kind: 'GatewayClass',
-    metadata: { name: 'envoy' },
-    spec: { controllerName: 'example.com/envoy' },
-  } as Manifest);
-  const at = '2030-01-01T00:00:00Z';
-  const accepted = { type: 'Accepted', status: 'True', reason: 'Accepted', message: '', lastTransitionTime: at };
-  await admin.mergePatch(
-    resources.gatewayClasses,
-    { name: 'envoy' },
-    { status: { conditions: [accepted] } },
-    { subresource: 'status' },
-  );
+  await acceptGatewayClass(admin);
 }, 600_000);
 
 afterAll(async () => {

@@ -9,6 +9,7 @@ import { systemClock } from '../../src/clock.ts';
 import type { Client } from '../../src/kube/client.ts';
 import { type ConnectionSettings, loadKubeConfig } from '../../src/kube/config.ts';
 import type { Manifest } from '../../src/kube/object.ts';
+import { resources } from '../../src/kube/resources.ts';
 import { createClient } from '../../src/kube/rest-client.ts';
 import type { ControlPlane } from '../../src/local/control-plane.ts';
 import { findGatewayApiCrds } from '../../src/local/gateway/crds.ts';
@@ -148,8 +149,35 @@ export async function gatewayApiManifests(): Promise<readonly Manifest[]> {
   return paths.flatMap((path) => parseManifests(readFileSync(path, 'utf8'), path));
 }
 
-/** Definitions of the InferencePool in both APIs. */
-export const poolManifests = (): readonly Manifest[] => [
-  ...readManifests('src', 'local', 'crds', 'inference.networking.k8s.io_inferencepools.yaml'),
-  ...readManifests('src', 'local', 'crds', 'inference.networking.x-k8s.io_inferencepools.yaml'),
-];
+/** Definitions of the InferencePool in these of its APIs. */
+export const poolManifests = (versions: readonly ('v1' | 'v1alpha2')[] = ['v1', 'v1alpha2']): readonly Manifest[] =>
+  versions.flatMap((version) => {
+    const group = `inference.networking.${version === 'v1' ? '' : 'x-'}k8s.io`;
+    return readManifests('src', 'local', 'crds', `${group}_inferencepools.yaml`);
+  });
+
+/** The one GatewayClass of the cluster, accepted by its controller. */
+export async function acceptGatewayClass(admin: Client): Promise<void> {
+  await applyAll(admin, {
+    apiVersion: 'gateway.networking.k8s.io/v1',
+    kind: 'GatewayClass',
+    metadata: { name: 'envoy' },
+    spec: { controllerName: 'example.com/envoy' },
+  });
+  await admin.mergePatch(
+    resources.gatewayClasses,
+    { name: 'envoy' },
+    { status: { conditions: [said('Accepted', 1)] } },
+    { subresource: 'status' },
+  );
+}
+
+/** A condition that is True, as a gateway controller writes it. */
+export const said = (type: string, observedGeneration: number) => ({
+  type,
+  status: 'True',
+  reason: type,
+  message: '',
+  observedGeneration,
+  lastTransitionTime: '2030-01-01T00:00:00Z',
+});

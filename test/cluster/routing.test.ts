@@ -6,7 +6,8 @@ import type { KubeObject, Manifest, Resource } from '../../src/kube/object.ts';
 import { resources } from '../../src/kube/resources.ts';
 import { eventually } from '../expect/eventually.ts';
 import { awaitQuiet } from '../expect/quiet.ts';
-import { said, startTestOperator, type TestOperator } from './operator.ts';
+import { startTestOperator, type TestOperator } from './operator.ts';
+import { said } from './permitted-operator.ts';
 
 /** How requests reach services, against a real API server: objects of the users' own, groups, pools. */
 
